@@ -1,0 +1,1 @@
+//! Davylamp stats.

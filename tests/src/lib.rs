@@ -1,0 +1,1 @@
+//! The crate holds integration tests only; see `tests/`.
