@@ -1,1 +1,1 @@
-//! Davylamp controller.
+//! Observes, decides, records and applies.

@@ -1,0 +1,342 @@
+//! `Rollout`: the workload and how it is released. Written by the user; the controller only patches its status, its
+//! finalizer and, once, an absent `replicas`.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::scalar::{Duration, Percent, PodTemplate, Selector};
+use crate::status::RolloutStatus;
+
+/// A workload and how its next version is released: step by step, judged by measurement.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "davylamp.dev",
+    version = "v1alpha1",
+    kind = "Rollout",
+    plural = "rollouts",
+    shortname = "dlr",
+    category = "davylamp",
+    namespaced,
+    derive = "PartialEq",
+    status = "RolloutStatus",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Step", type_ = "integer", json_path = ".status.step.index"),
+    printcolumn(name = "Weight", type_ = "string", json_path = ".status.traffic.effective"),
+    printcolumn(name = "Evidence", type_ = "string", json_path = ".status.analysis.evidence"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 45 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name: use at most 45 lower-case letters, digits and '-', beginning with a letter: Services and pods are named after it"),
+    validation = Rule::new("self.spec.selector.matchLabels.all(k, k in self.spec.template.metadata.labels && self.spec.template.metadata.labels[k] == self.spec.selector.matchLabels[k])")
+        .message("spec.selector.matchLabels: write each of these labels, with the same value, in spec.template.metadata.labels as well"),
+    validation = Rule::new("!has(self.spec.services) || !has(self.spec.services.stable) || self.spec.services.stable != self.spec.service")
+        .message("spec.services.stable: name another Service than spec.service, which stays yours; leave it out for <name>-stable"),
+    validation = Rule::new("!has(self.spec.services) || !has(self.spec.services.canary) || self.spec.services.canary != self.spec.service")
+        .message("spec.services.canary: name another Service than spec.service, which stays yours; leave it out for <name>-canary"),
+    validation = Rule::new("!has(self.spec.services) || !has(self.spec.services.stable) || !has(self.spec.services.canary) || self.spec.services.stable != self.spec.services.canary")
+        .message("spec.services: name two different Services for stable and canary"),
+    validation = Rule::new("self.spec.service != self.metadata.name + '-stable' || (has(self.spec.services) && has(self.spec.services.stable))")
+        .message("spec.service: <name>-stable is the Service that the controller owns; name your own Service here, or set spec.services.stable"),
+    validation = Rule::new("self.spec.service != self.metadata.name + '-canary' || (has(self.spec.services) && has(self.spec.services.canary))")
+        .message("spec.service: <name>-canary is the Service that the controller owns; name your own Service here, or set spec.services.canary")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutSpec {
+    /// How many pods carry the full traffic. Absent: 1, written once; an autoscaler may own it from then on.
+    #[schemars(range(min = 0, max = 10_000))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Labels that the pods carry; immutable, as in a Deployment.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.selector is immutable: delete the Rollout with --cascade=orphan and create it anew"))]
+    pub selector: Selector,
+    /// A pod template, as in a Deployment.
+    pub template: PodTemplate,
+    /// For how long a pod must be ready before it counts, in seconds. Default 0.
+    #[schemars(range(min = 0, max = 86_400))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_ready_seconds: Option<i32>,
+    /// How many old revisions are kept. Default 10.
+    #[schemars(range(min = 0, max = 50))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision_history_limit: Option<i32>,
+    /// How many ended runs are kept. Default 10.
+    #[schemars(range(min = 0, max = 50))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_history_limit: Option<i32>,
+    /// The pods of a step must be ready by then, else the run is rolled back. Default 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_deadline: Option<Duration>,
+    /// Your Service of the workload: its ports are copied, itself is never written.
+    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 63))]
+    pub service: String,
+    /// Names of the two Services that the controller owns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Services>,
+    /// How traffic moves to the new version.
+    pub strategy: Strategy,
+    /// What is measured, and what is promised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<Analysis>,
+}
+
+/// Names of the two Services that the controller owns and routes name as backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Services {
+    /// The Service of the stable version. Default `<name>-stable`.
+    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable: Option<String>,
+    /// The Service of the canary. Default `<name>-canary`.
+    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
+}
+
+/// How traffic moves to the new version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Strategy {
+    /// Step by step, beside the old version.
+    pub canary: Canary,
+    /// What carries the weights; all are driven and verified together.
+    #[schemars(length(min = 1, max = 8))]
+    pub traffic: Vec<Traffic>,
+}
+
+/// A release in steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.steps) || self.steps.all(s, !s.weight.matches('^[0-9.]{1,6}%$') || (double(s.weight.replace('%', '')) > 0.0 && double(s.weight.replace('%', '')) < 100.0))")
+    .message("spec.strategy.canary.steps[].weight: write more than 0% and less than 100%; the way to 100% follows the last step by itself"))]
+#[x_kube(validation = Rule::new("!has(self.steps) || self.steps.map(s, s.weight.matches('^[0-9.]{1,6}%$') ? double(s.weight.replace('%', '')) : 0.0).isSorted()")
+    .message("spec.strategy.canary.steps[].weight: each step's weight must be higher than the one before; sort the steps"))]
+pub struct Canary {
+    /// The steps. Absent: 1 %, 5 %, 25 %, 50 %; then all.
+    #[schemars(length(min = 1, max = 50))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<Step>>,
+}
+
+/// One step of a canary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// The share of requests that the new version gets.
+    pub weight: Percent,
+    /// Pods of the new version. Default: as many as the weight needs, rounded up.
+    #[schemars(range(min = 1, max = 10_000))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// For how long the step lasts, at least and at most. Default: `spec.analysis.hold`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// Somebody must promote this step, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+}
+
+/// For how long a step lasts. Counted in the time of the data, from the moment the weight is effective.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// No promotion before this. Default 3m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Duration>,
+    /// After this without a verdict: `onInconclusive`. Default 60m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Duration>,
+}
+
+/// A step that waits for a person or a tool: a `RolloutAction` with the verb `promote`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Approval {
+    /// For how long it waits. Default 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// What happens then. Default rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<Then>,
+}
+
+/// What carries the weights. Exactly one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// Routes of the Gateway API.
+    #[serde(rename = "gatewayAPI")]
+    pub gateway_api: GatewayApi,
+}
+
+/// Routes of the Gateway API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayApi {
+    /// The routes, in the Rollout's namespace. They name both Services as backends.
+    #[schemars(length(min = 1, max = 8))]
+    pub routes: Vec<RouteRef>,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRef {
+    /// The kind of the route.
+    pub kind: RouteKind,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The name of one of its rules. Absent: each rule that names both Services.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+}
+
+/// Kinds of routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum RouteKind {
+    /// `gateway.networking.k8s.io/v1`.
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+}
+
+/// What is measured, and what is promised.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.metrics) || self.metrics.size() == 0 || has(self.source)")
+    .message("spec.analysis.source: name the MetricSource that holds the metrics"))]
+pub struct Analysis {
+    /// The `MetricSource` to ask.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The probability that a good version is rolled back: over the whole rollout, all looks, steps and metrics. Default 1%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub false_rollback_rate: Option<Percent>,
+    /// The probability that a step passes although a metric is worse than its margin. Default 5%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub false_promotion_rate: Option<Percent>,
+    /// The margin of a step is 1 + this / (the next weight). Default 50%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_service_impact: Option<Percent>,
+    /// Default for steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// When `hold.max` has passed without a verdict. Default pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_inconclusive: Option<OnInconclusive>,
+    /// When the canary is silent and the baseline is not. Default pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_no_data: Option<OnNoData>,
+    /// When both are silent. Default pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_no_traffic: Option<OnNoTraffic>,
+    /// For every pause that the controller makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
+    /// Samples of pods younger than this are left out, in both cohorts. Default 2m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Duration>,
+    /// Samples so soon after a change of weight are left out. Default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle: Option<Duration>,
+    /// What is compared. None: steps advance on pod health alone, and say so.
+    #[schemars(length(max = 10))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<Metric>,
+}
+
+/// One thing that is compared between canary and baseline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Metric {
+    /// Its name in status, events and records.
+    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 40))]
+    pub name: String,
+    /// Events of so many, as errors of requests. Lower is better.
+    pub ratio: Ratio,
+    /// Worse than the baseline by no more than this is tolerated. Default 10%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Percent>,
+    /// Rates below this are never a reason to roll back. Default 0.1%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Percent>,
+}
+
+/// Two counters, each a plain selector without range or function; matchers for pods and namespace are added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ratio {
+    /// What goes wrong, like `http_requests_total{code=~"5.."}`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub events: String,
+    /// Of how many, like `http_requests_total`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub total: String,
+}
+
+/// For every pause that the controller makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// For how long. Default 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// What happens then. Default rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<Then>,
+}
+
+/// The end of a pause that nobody ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Then {
+    /// All traffic back to the stable version.
+    #[default]
+    Rollback,
+    /// The weight stays, and the Rollout is `Degraded` until somebody decides.
+    Keep,
+}
+
+/// What happens when `hold.max` has passed without a verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnInconclusive {
+    /// Wait for somebody.
+    #[default]
+    Pause,
+    /// Take the next step.
+    Promote,
+    /// Roll back.
+    Rollback,
+}
+
+/// What happens when the canary is silent and the baseline is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnNoData {
+    /// Wait; goes on by itself when there is data again.
+    #[default]
+    Pause,
+    /// Roll back.
+    Rollback,
+}
+
+/// What happens when both are silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnNoTraffic {
+    /// Wait; goes on by itself when there is traffic again.
+    #[default]
+    Pause,
+    /// Take the next step once `hold.min` has passed.
+    Promote,
+}

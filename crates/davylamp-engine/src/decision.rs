@@ -1,0 +1,136 @@
+//! What the engine answers: the next status, what should be (levels, never edges), and when to ask again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use davylamp_api::rollout::RouteRef;
+use davylamp_api::scalar::Percent;
+use davylamp_api::status::{RolloutStatus, RouteOriginal};
+use davylamp_api::{Instant, RolloutRunSpec};
+
+use crate::observed::{Hash, Role};
+
+/// The answer of [`crate::decide`].
+#[must_use]
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The next `.status`, verbatim.
+    pub status: RolloutStatus,
+    /// What should be.
+    pub desired: Desired,
+    /// When to be called again without an event, and why.
+    pub wake: Option<Wake>,
+}
+
+/// What should be, in the order in which it is applied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// The spec's template is to be checked by the API server.
+    pub check: Option<Hash>,
+    /// `spec.replicas` is absent and gets this.
+    pub fill_replicas: Option<i32>,
+    /// A `RolloutRun` of this name exists.
+    pub run: Option<(String, RolloutRunSpec)>,
+    /// The finalizer is on the Rollout; None: as it is.
+    pub finalizer: Option<bool>,
+    /// A `ControllerRevision` for each, with its number.
+    pub revisions: BTreeMap<Hash, i64>,
+    /// A `ReplicaSet` of this size for each; none is created with size 0.
+    pub sizes: BTreeMap<Hash, i32>,
+    /// Whether the pods of a revision should get traffic outside the router.
+    pub serving: BTreeMap<Hash, bool>,
+    /// The revision that each of our Services selects.
+    pub selectors: BTreeMap<Role, Hash>,
+    /// What each route says.
+    pub weights: BTreeMap<RouteRef, RouteGoal>,
+    /// What the sampler asks for.
+    pub query: Option<Query>,
+    /// Revisions that are no longer needed: beyond `revisionHistoryLimit`, in no use.
+    pub keep_revisions: Option<i32>,
+    /// How many ended runs are kept.
+    pub keep_runs: Option<i32>,
+}
+
+/// What one route says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteGoal {
+    /// The canary's share, the rest to stable.
+    Weight(Percent),
+    /// The user's own numbers, and no trace of ours.
+    Restore(RouteOriginal),
+}
+
+/// What the sampler asks for, for one Rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The `MetricSource`.
+    pub source: String,
+    /// Samples after this count, ms since 1970; the newest sample at or before it is the first base.
+    pub since: i64,
+    /// Pods of both cohorts, and those that left but may still have samples.
+    pub pods: BTreeSet<String>,
+    /// The selectors of each metric, by name.
+    pub metrics: BTreeMap<String, RatioQuery>,
+    /// The interval of scrapes, ms.
+    pub scrape_interval_ms: i64,
+    /// The age at which samples are read, ms.
+    pub delay_ms: i64,
+}
+
+/// The selectors of a ratio, without matchers for pods and namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RatioQuery {
+    /// What goes wrong.
+    pub events: String,
+    /// Of how many.
+    pub total: String,
+}
+
+/// When to be called again without an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wake {
+    /// When; never before `now`.
+    pub at: Instant,
+    /// Why.
+    pub why: Why,
+}
+
+/// Reasons to wake. Looks at data are woken by the sampler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The state's deadline.
+    Deadline,
+    /// Data counts from then on, or a gateway has had its time.
+    Settle,
+    /// `hold.min` of a step without metrics.
+    HoldMin,
+    /// Too few pods for 30 s.
+    Capacity,
+    /// Our numbers are put back into a route.
+    Conflict,
+    /// Another attempt after a missed deadline.
+    Retry,
+    /// The previous version's pods may go.
+    OldPods,
+    /// The source has been silent for too long.
+    NoData,
+    /// The checkpoint is written.
+    Checkpoint,
+}
+
+impl Why {
+    /// As a label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Settle => "settle",
+            Self::HoldMin => "hold-min",
+            Self::Capacity => "capacity",
+            Self::Conflict => "conflict",
+            Self::Retry => "retry",
+            Self::OldPods => "old-pods",
+            Self::NoData => "no-data",
+            Self::Checkpoint => "checkpoint",
+        }
+    }
+}
