@@ -1,0 +1,225 @@
+//! Capital that bets on several alternatives at once: the mechanism that all tests share.
+//!
+//! **Null hypothesis.** That of the factors it is given: in every block, whatever happened before, each
+//! factor `e_j` satisfies `E[e_j | past] ≤ 1`.
+//!
+//! **Formula.** With shares `A_j`, reserve `W`, the open block's `ℓ_j = Σ ln e_j` over its rounds and a cap
+//! `b`:
+//! ```text
+//! block opens    A_j += h·W·π_j,  W ·= 1 − h
+//! log E          ln( Σ_j A_j·exp(min(ℓ_j, b)) + W )
+//! block closes   A_j ·= exp(min(ℓ_j, b)),  ℓ_j = 0
+//! ```
+//! **Why it is valid.** A product of factors with expectation at most 1 is a nonnegative supermartingale; so
+//! is it with its factor of a block capped, and so is a mixture of them. Moving capital between them keeps
+//! the total. By Ville's inequality the total ever reaches `1/α` with probability at most `α`.
+//!
+//! **Source.** Ville (1939), *Étude critique de la notion de collectif*; Herbster and Warmuth (1998),
+//! *Tracking the best expert*, for the moves of capital.
+//!
+//! **Cost.** `J + 1` exponentials and one logarithm for each look, twice that for each block.
+//!
+//! **When not to use it.** When the cap or the hazard of a block depends on the events of that block.
+//!
+//! The shares are kept as logarithms relative to the capital at the start of the block, so that neither a
+//! long run nor a terrible block can underflow, and a block in which every factor is 1 leaves `log E`
+//! unchanged to the bit.
+
+use crate::Error;
+use crate::state::{Reader, Writer};
+
+/// Keeps sums of log factors away from infinity; a round of the largest counts contributes less than `1e17`.
+const LARGEST_LOG_FACTOR: f64 = 1e300;
+
+/// Capital of 1, spread over `J` alternatives and a reserve.
+///
+/// ```
+/// use davylamp_stats::Capital;
+///
+/// // Half on two alternatives, half in reserve; the first alternative gains a factor of 8, capped at 4.
+/// let mut capital = Capital::new([0.5, 0.5], 0.5)?;
+/// capital.add(&[8.0_f64.ln(), 0.0])?;
+/// let cap = 4.0_f64.ln();
+/// assert!((capital.log_e(cap).exp() - (0.25 * 4.0 + 0.25 + 0.5)).abs() < 1e-12);
+///
+/// // The next block starts with these shares, after a tenth of the reserve of 0.5 has been put to work.
+/// capital.close(cap);
+/// capital.restart(0.1);
+/// capital.add(&[2.0_f64.ln(), 0.0])?;
+/// let expected = 2.0 * (1.0 + 0.025) + (0.25 + 0.025) + 0.45;
+/// assert!((capital.log_e(cap).exp() - expected).abs() < 1e-12);
+/// # Ok::<(), davylamp_stats::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Capital<const J: usize> {
+    // Each of these is the logarithm of what it is called.
+    prior: [f64; J],
+    /// Of the capital at the start of the open block.
+    share: [f64; J],
+    reserve: f64,
+    /// `Σ share + reserve`: 1 but for rounding, and divided by so that the rounding cancels.
+    total: f64,
+    /// The capital at the start of the open block.
+    wealth: f64,
+    /// Of the open block, `ℓ_j`.
+    factor: [f64; J],
+}
+
+impl<const J: usize> Capital<J> {
+    /// The saved numbers: shares, reserve, wealth, factors.
+    pub(crate) const BYTES: usize = (2 * J + 2) * 8;
+
+    /// Puts the share `first` of a capital of 1 on the alternatives, in the proportions of `prior`, and keeps
+    /// the rest in reserve. An alternative with prior 0 takes no part.
+    pub fn new(prior: [f64; J], first: f64) -> Result<Self, Error> {
+        Error::unless(first > 0.0 && first <= 1.0, "first", first, "a share above 0 and up to 1")?;
+        for weight in prior {
+            Error::unless((0.0..=1.0).contains(&weight), "prior", weight, "weights from 0 to 1")?;
+        }
+        let sum: f64 = prior.iter().sum();
+        Error::unless((sum - 1.0).abs() < 1e-9, "prior", sum, "weights with the sum 1")?;
+
+        let prior = prior.map(libm::log);
+        let log_first = libm::log(first);
+        let mut capital = Self {
+            prior,
+            share: prior.map(|weight| weight + log_first),
+            reserve: libm::log1p(-first),
+            total: 0.0,
+            wealth: 0.0,
+            factor: [0.0; J],
+        };
+        capital.total = capital.log_start();
+        Ok(capital)
+    }
+
+    /// Multiplies the open block's factor of each alternative by that of one more round.
+    pub fn add(&mut self, log_factors: &[f64; J]) -> Result<(), Error> {
+        let mut sums = self.factor;
+        for (sum, &log_factor) in sums.iter_mut().zip(log_factors) {
+            *sum += log_factor;
+            let ok = sum.abs() <= LARGEST_LOG_FACTOR;
+            Error::unless(ok, "log_factors", log_factor, "finite numbers with a finite sum")?;
+        }
+        self.factor = sums;
+        Ok(())
+    }
+
+    /// The logarithm of the capital, with the open block's log factors capped at `cap` (infinity: no cap).
+    #[must_use]
+    pub fn log_e(&self, cap: f64) -> f64 {
+        self.wealth + self.log_gain(cap)
+    }
+
+    /// The logarithm of what the open block has multiplied the capital by.
+    #[must_use]
+    pub fn log_gain(&self, cap: f64) -> f64 {
+        self.log_sum(cap) - self.total
+    }
+
+    /// Closes the open block: its capped gain becomes capital. Without rounds since the last close, nothing
+    /// changes.
+    pub fn close(&mut self, cap: f64) {
+        self.wealth = self.log_e(cap);
+        for (share, factor) in self.share.iter_mut().zip(&mut self.factor) {
+            *share += factor.min(cap);
+            *factor = 0.0;
+        }
+        // The largest first: it may be so far from zero that the sum disappears in its rounding.
+        self.divide(self.share.iter().fold(self.reserve, |largest, &share| largest.max(share)));
+        self.divide(self.log_start());
+        self.total = self.log_start();
+    }
+
+    /// Puts the share `hazard` of the reserve to work, at the start of a block. A hazard outside 0 to 1
+    /// counts as the nearer of the two, one that is not a number as 0.
+    pub fn restart(&mut self, hazard: f64) {
+        let hazard = share(hazard);
+        let log_moved = self.reserve + libm::log(hazard);
+        for (share, prior) in self.share.iter_mut().zip(&self.prior) {
+            *share = log_add(*share, prior + log_moved);
+        }
+        self.reserve += libm::log1p(-hazard);
+        self.total = self.log_start();
+    }
+
+    /// Gives the share `hazard` of what the alternatives hold back to all of them, in the proportions of the
+    /// prior. Only between blocks, and only without a reserve.
+    pub(crate) fn redistribute(&mut self, hazard: f64) {
+        let hazard = share(hazard);
+        let (log_kept, log_moved) = (libm::log1p(-hazard), libm::log(hazard));
+        for (share, prior) in self.share.iter_mut().zip(&self.prior) {
+            *share = log_add(*share + log_kept, prior + log_moved);
+        }
+        self.total = self.log_start();
+    }
+
+    pub(crate) fn write(&self, writer: &mut Writer) {
+        let Self { prior: _, share, reserve, total: _, wealth, factor } = self;
+        writer.numbers(share);
+        writer.numbers(&[*reserve, *wealth]);
+        writer.numbers(factor);
+    }
+
+    /// Replaces the state of `self`, which brings the prior.
+    pub(crate) fn read(mut self, reader: &mut Reader<'_>) -> Result<Self, Error> {
+        for share in &mut self.share {
+            *share = reader.log_share("share")?;
+        }
+        self.reserve = reader.log_share("reserve")?;
+        self.wealth = reader.number("wealth")?;
+        for factor in &mut self.factor {
+            *factor = reader.number("factor")?;
+        }
+        self.total = self.log_start();
+        if self.total.abs() < 1e-6 {
+            Ok(self)
+        } else {
+            let expected = "shares and a reserve that make up the whole";
+            Err(Error::StateField { field: "total", value: self.total, expected })
+        }
+    }
+
+    /// Divides the shares and the reserve by `exp(log_divisor)`.
+    fn divide(&mut self, log_divisor: f64) {
+        for share in &mut self.share {
+            *share -= log_divisor;
+        }
+        self.reserve -= log_divisor;
+    }
+
+    /// `ln(Σ_j share_j + reserve)`, summed as the open block is, so that equal terms give equal bits.
+    fn log_start(&self) -> f64 {
+        log_sum_exp(&self.share, self.reserve)
+    }
+
+    /// `ln(Σ_j share_j·exp(min(ℓ_j, cap)) + reserve)`.
+    fn log_sum(&self, cap: f64) -> f64 {
+        let mut terms = self.share;
+        for (term, factor) in terms.iter_mut().zip(&self.factor) {
+            *term += factor.min(cap);
+        }
+        log_sum_exp(&terms, self.reserve)
+    }
+}
+
+/// `ln(Σ exp(term) + exp(rest))`, without overflow; minus infinity is a term of zero.
+pub(crate) fn log_sum_exp(terms: &[f64], rest: f64) -> f64 {
+    let largest = terms.iter().fold(rest, |largest, &term| largest.max(term));
+    if largest == f64::NEG_INFINITY {
+        return largest;
+    }
+    let sum = terms.iter().fold(libm::exp(rest - largest), |sum, &term| sum + libm::exp(term - largest));
+    largest + libm::log(sum)
+}
+
+/// `ln(exp(a) + exp(b))`.
+fn log_add(a: f64, b: f64) -> f64 {
+    let (larger, smaller) = if a >= b { (a, b) } else { (b, a) };
+    if smaller == f64::NEG_INFINITY { larger } else { larger + libm::log1p(libm::exp(smaller - larger)) }
+}
+
+/// A hazard as a share from 0 to 1.
+fn share(hazard: f64) -> f64 {
+    if hazard.is_nan() { 0.0 } else { hazard.clamp(0.0, 1.0) }
+}

@@ -1,0 +1,245 @@
+//! Every worked example of the specification, by the name of its function.
+//!
+//! The file is `vectors.json` beside this one, or the one that `DAVYLAMP_VECTORS` names.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use davylamp_stats::{
+    Capital, Counts, EventProcess, NonInferiority, RATIO_GRID, combine_log_e, counter_increments,
+    event_log_factor, rr_confidence_sequence,
+};
+use serde_json::{Value, json};
+
+/// The functions that are still to be written.
+const LATER: [&str; 18] = [
+    "bernoulli_ripr_diff",
+    "bernoulli_ripr_rr",
+    "histogram_quantile",
+    "hyper_tilt_log_e",
+    "info_rate",
+    "pearson_dispersion",
+    "planner",
+    "pod_effect_margin",
+    "pods_t_test",
+    "rank_tilt_log_e",
+    "ranksum_p_upper",
+    "score_tilt_log_e",
+    "scores",
+    "share_log_e",
+    "share_log_e_grid",
+    "shift_histogram",
+    "slo_log_e",
+    "traffic_split",
+];
+
+#[test]
+fn every_vector_holds() {
+    let file = read_file();
+    let vectors = file["vectors"].as_array().expect("a list of vectors");
+    let mut failures = Vec::new();
+    assert!(!vectors.is_empty(), "the file has no vectors");
+    for vector in vectors {
+        let function = text(&vector["function"]);
+        let id = &vector["id"];
+        match compute(function, &vector["inputs"]) {
+            Some(found) => {
+                let tolerance = number(&vector["rel_tol"]);
+                if !agree(&vector["expected"], &found, tolerance) {
+                    failures.push(format!("{id}: expected {}, found {found}", vector["expected"]));
+                }
+            }
+            None if LATER.contains(&function) => {}
+            None => failures.push(format!("{id}: no function is called {function}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn no_function_is_both_there_and_still_to_be_written() {
+    for vector in read_file()["vectors"].as_array().expect("a list of vectors") {
+        let function = text(&vector["function"]);
+        if LATER.contains(&function) {
+            assert!(compute(function, &vector["inputs"]).is_none(), "{function}");
+        }
+    }
+}
+
+#[test]
+fn a_difference_is_noticed() {
+    assert!(agree(&json!([1.0, { "a": 2.0 }]), &json!([1.000_000_001, { "a": 2.0 }]), 1e-8));
+    assert!(!agree(&json!([1.0]), &json!([1.000_001]), 1e-8));
+    assert!(!agree(&json!([1.0, 2.0]), &json!([1.0]), 1e-8));
+    assert!(!agree(&json!({ "a": 2.0 }), &json!({ "b": 2.0 }), 1e-8));
+    assert!(!agree(&json!(0.0), &json!(1e-300), 1e-8));
+    assert!(!agree(&json!(1.0), &json!(null), 1e-8));
+}
+
+fn read_file() -> Value {
+    #[expect(clippy::disallowed_methods, reason = "the name of this variable is part of the specification")]
+    let path = std::env::var("DAVYLAMP_VECTORS");
+    let path = path.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors.json").to_owned());
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn agree(expected: &Value, found: &Value, tolerance: f64) -> bool {
+    match (expected, found) {
+        (Value::Array(expected), Value::Array(found)) => {
+            expected.len() == found.len() && expected.iter().zip(found).all(|(e, f)| agree(e, f, tolerance))
+        }
+        (Value::Object(expected), Value::Object(found)) => {
+            expected.len() == found.len()
+                && expected.iter().all(|(key, e)| found.get(key).is_some_and(|f| agree(e, f, tolerance)))
+        }
+        (Value::Number(expected), Value::Number(found)) => {
+            let (expected, found) = (expected.as_f64().unwrap(), found.as_f64().unwrap());
+            (expected - found).abs() <= tolerance * expected.abs()
+        }
+        (expected, found) => expected == found,
+    }
+}
+
+/// `None` for a name that no function here has.
+fn compute(function: &str, inputs: &Value) -> Option<Value> {
+    Some(match function {
+        "event_log_e" => event_log_e(inputs),
+        "event_log_e_grid" => mixtures(&columns(inputs), number(&inputs["rho0"]), &grid(inputs)),
+        "ni_log_e" => {
+            let swapped: Vec<Counts> = columns(inputs).iter().map(Counts::swapped).collect();
+            mixtures(&swapped, 1.0 / number(&inputs["margin_ratio"]), &grid(inputs))
+        }
+        "event_clip_log_e" => event_clip_log_e(inputs),
+        "event_process" => event_process(inputs),
+        "ni_process" => ni_process(inputs),
+        "combine_log_e" => {
+            json!(combine_log_e(&numbers(&inputs["log_e"]), &numbers(&inputs["weights"])).unwrap())
+        }
+        "rr_confidence_sequence" => {
+            let interval =
+                rr_confidence_sequence(&columns(inputs), number(&inputs["alpha_each_side"])).unwrap();
+            json!([interval.lower, interval.upper])
+        }
+        "counter_increments" => {
+            let samples = inputs["samples"].as_array().expect("a list of samples");
+            let increments = counter_increments(&samples.iter().map(Value::as_f64).collect::<Vec<_>>());
+            json!({ "increments": increments, "total": increments.iter().sum::<f64>() })
+        }
+        _ => return None,
+    })
+}
+
+/// The cumulative log factor of one alternative.
+fn event_log_e(inputs: &Value) -> Value {
+    let rho0 = number(&inputs["rho0"]);
+    let ratio = number(&inputs["rho1"]) / rho0;
+    let log_factors =
+        columns(inputs).iter().map(|counts| event_log_factor(rho0, ratio, counts).unwrap()).collect();
+    json!(cumulative(log_factors))
+}
+
+/// The mixture over the grid after each poll, without clip, reserve and restarts: the average of its
+/// alternatives.
+fn mixtures(polls: &[Counts], rho0: f64, grid: &[f64]) -> Value {
+    let weights = vec![1.0 / f64::from(u32::try_from(grid.len()).unwrap()); grid.len()];
+    let alternatives: Vec<Vec<f64>> = grid
+        .iter()
+        .map(|&ratio| cumulative(polls.iter().map(|c| event_log_factor(rho0, ratio, c).unwrap()).collect()))
+        .collect();
+    let after_poll = |poll: usize| {
+        let log_e: Vec<f64> = alternatives.iter().map(|log_e| log_e[poll]).collect();
+        combine_log_e(&log_e, &weights).unwrap()
+    };
+    (0..polls.len()).map(after_poll).collect()
+}
+
+/// The same capital as in the process, with a constant clip and a constant hazard.
+fn event_clip_log_e(inputs: &Value) -> Value {
+    let grid: [f64; 12] = grid(inputs).try_into().expect("the capital has twelve alternatives");
+    let (rho0, clip) = (number(&inputs["rho0"]), number(&inputs["clip_log"]));
+    let polls_per_block = usize::try_from(inputs["polls_per_block"].as_u64().unwrap()).unwrap();
+    let mut capital = Capital::new([1.0 / 12.0; 12], number(&inputs["first"])).unwrap();
+    let mut after_poll = |(poll, counts): (usize, &Counts)| {
+        if poll.is_multiple_of(polls_per_block) {
+            capital.close(clip);
+            capital.restart(number(&inputs["hazard"]));
+        }
+        capital.add(&grid.map(|ratio| event_log_factor(rho0, ratio, counts).unwrap())).unwrap();
+        capital.log_e(clip)
+    };
+    columns(inputs).iter().enumerate().map(&mut after_poll).collect()
+}
+
+fn event_process(inputs: &Value) -> Value {
+    let (rho0, block_seconds) = (number(&inputs["rho0"]), number(&inputs["block_seconds"]));
+    let mut process = EventProcess::new(rho0, block_seconds, inputs["floor"].as_f64()).unwrap();
+    let after_round = |(counts, new_block): (Counts, bool)| {
+        process.round(&counts, new_block).unwrap();
+        process.log_e()
+    };
+    rounds(inputs).map(after_round).collect()
+}
+
+fn ni_process(inputs: &Value) -> Value {
+    let absolute = inputs["delta"].as_f64().map(|delta| (delta, number(&inputs["next_weight"])));
+    let mut process = NonInferiority::new(number(&inputs["margin"]), absolute).unwrap();
+    let after_round = |(counts, new_block): (Counts, bool)| {
+        process.round(&counts, new_block).unwrap();
+        json!({
+            "log_e": process.log_e(),
+            "log_e_ratio": process.log_e_ratio(),
+            "log_e_absolute": process.log_e_absolute(),
+        })
+    };
+    rounds(inputs).map(after_round).collect()
+}
+
+/// The counts of inputs that have one list, or one number, per field.
+fn columns(inputs: &Value) -> Vec<Counts> {
+    let fields = ["x_canary", "x_baseline", "n_canary", "n_baseline"].map(|field| numbers(&inputs[field]));
+    let [x_canary, x_baseline, n_canary, n_baseline] = fields;
+    let length = x_canary.len();
+    assert!([&x_baseline, &n_canary, &n_baseline].iter().all(|field| field.len() == length));
+    let poll = |i: usize| Counts {
+        x_canary: x_canary[i],
+        x_baseline: x_baseline[i],
+        n_canary: n_canary[i],
+        n_baseline: n_baseline[i],
+    };
+    (0..length).map(poll).collect()
+}
+
+/// The counts of inputs that have a list of rounds, and whether a block begins.
+fn rounds(inputs: &Value) -> impl Iterator<Item = (Counts, bool)> {
+    let round = |round: &Value| (columns(round)[0], round["new_block"].as_bool().expect("true or false"));
+    inputs["rounds"].as_array().expect("a list of rounds").iter().map(round)
+}
+
+/// A text stands for the default.
+fn grid(inputs: &Value) -> Vec<f64> {
+    if inputs["ratio_grid"].is_string() { RATIO_GRID.to_vec() } else { numbers(&inputs["ratio_grid"]) }
+}
+
+fn cumulative(mut values: Vec<f64>) -> Vec<f64> {
+    let mut sum = 0.0;
+    for value in &mut values {
+        sum += *value;
+        *value = sum;
+    }
+    values
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    match value.as_array() {
+        Some(values) => values.iter().map(number).collect(),
+        None => vec![number(value)],
+    }
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a text"))
+}
