@@ -415,50 +415,47 @@ pub struct MetricStatus {
     pub baseline: Cohort,
 }
 
-/// What is remembered of the samples so far: the base of the next fold.
+/// What is remembered of the samples so far: the base of the next fold. Times are in milliseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     /// When it was written.
-    #[schemars(with = "Option<String>")]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<Instant>,
-    /// The start of the grid of rounds, in milliseconds since 1970.
+    pub at: i64,
+    /// The start of the grid of rounds; 0 while no samples count.
     pub t0: i64,
-    /// Only samples after this count, in milliseconds since 1970.
+    /// Only increments that begin after this count.
     pub from: i64,
-    /// The end of the last round that was folded, in milliseconds since 1970.
+    /// The end of the last round that was folded.
     pub folded_until: i64,
-    /// The end of the open block, in milliseconds since 1970; 0 without one.
-    pub block_until: i64,
-    /// Rounds in a row in which the canary, the baseline, or both said nothing.
-    #[serde(default)]
-    #[schemars(extend("default" = null))]
+    /// What was not seen lately.
     pub silent: Silence,
     /// By metric.
-    #[serde(default)]
-    #[schemars(extend("default" = null, "maxProperties" = 10))]
+    #[schemars(extend("maxProperties" = 10))]
     pub metrics: BTreeMap<String, MetricCheckpoint>,
+    /// Since when young pods are ready.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("default" = null, "maxProperties" = 200))]
+    pub young: BTreeMap<String, i64>,
     /// The target that is used, for pods with more than one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 200))]
+    #[schemars(extend("default" = null, "maxProperties" = 200))]
     pub targets: BTreeMap<String, String>,
 }
 
-/// Rounds in a row in which nothing was seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Time in a row, in ms, in which something was not seen; and what was seen meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Silence {
-    /// The canary's samples were absent, the baseline's not.
+    /// No sample of the canary.
     pub canary_absent: i64,
-    /// Neither had samples.
-    pub both_absent: i64,
-    /// The canary had no request although the baseline's number makes at least ten likely.
+    /// No sample of the baseline.
+    pub baseline_absent: i64,
+    /// No request to the canary.
     pub canary_idle: i64,
-    /// Neither had requests.
-    pub both_idle: i64,
-    /// Requests of the baseline while the canary was idle.
-    pub baseline_while_idle: i64,
+    /// No request to the baseline.
+    pub baseline_idle: i64,
+    /// Requests to the baseline while the canary was idle.
+    pub baseline_meanwhile: f64,
 }
 
 /// What is remembered of one metric.
@@ -468,11 +465,14 @@ pub struct MetricCheckpoint {
     /// The capital of the event process, base64.
     #[schemars(length(max = 1024))]
     pub event: String,
-    /// The capital of the non-inferiority process, base64.
+    /// The capital of the non-inferiority process, base64; absent before the first round of a step.
     #[schemars(length(max = 1024))]
-    pub safe: String,
-    /// Counts: first those of this step, then of earlier ones, at most eight rows of
-    /// canary events, baseline events, canary exposure, baseline exposure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safe: Option<String>,
+    /// The end of the open block; 0 without one.
+    pub block_until: i64,
+    /// Counts, those of this step first, at most eight rows of canary events, baseline events, canary exposure,
+    /// baseline exposure.
     #[schemars(length(max = 8), inner(length(max = 4)))]
     pub rows: Vec<[f64; 4]>,
 }

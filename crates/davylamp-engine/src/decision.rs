@@ -36,18 +36,12 @@ pub struct Desired {
     pub revisions: BTreeMap<Hash, i64>,
     /// A `ReplicaSet` of this size for each; none is created with size 0.
     pub sizes: BTreeMap<Hash, i32>,
-    /// Whether the pods of a revision should get traffic outside the router.
-    pub serving: BTreeMap<Hash, bool>,
     /// The revision that each of our Services selects.
     pub selectors: BTreeMap<Role, Hash>,
     /// What each route says.
     pub weights: BTreeMap<RouteRef, RouteGoal>,
     /// What the sampler asks for.
     pub query: Option<Query>,
-    /// Revisions that are no longer needed: beyond `revisionHistoryLimit`, in no use.
-    pub keep_revisions: Option<i32>,
-    /// How many ended runs are kept.
-    pub keep_runs: Option<i32>,
 }
 
 /// What one route says.
@@ -66,7 +60,7 @@ pub struct Query {
     pub source: String,
     /// Samples after this count, ms since 1970; the newest sample at or before it is the first base.
     pub since: i64,
-    /// Pods of both cohorts, and those that left but may still have samples.
+    /// What the names of the pods of both cohorts begin with; five characters follow.
     pub pods: BTreeSet<String>,
     /// The selectors of each metric, by name.
     pub metrics: BTreeMap<String, RatioQuery>,

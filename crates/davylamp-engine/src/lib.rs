@@ -2,7 +2,16 @@
 //! randomness; the same arguments give the same answer.
 #![deny(missing_docs)]
 
+mod decide;
 mod decision;
+mod desired;
+mod explain;
+mod fold;
 pub mod observed;
+mod pass;
+mod program;
+mod states;
 
+pub use decide::decide;
 pub use decision::{Decision, Desired, Query, RatioQuery, RouteGoal, Wake, Why};
+pub use program::{Conduct, Input, MetricPlan, Plan, Problem, Program};

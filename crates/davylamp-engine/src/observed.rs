@@ -1,6 +1,6 @@
 //! What the engine is told of the world: plain values, maps in a fixed order. Nothing here is fetched by the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use davylamp_api::Instant;
 use davylamp_api::action::Verb;
@@ -17,8 +17,12 @@ pub struct Observed {
     pub meta: Meta,
     /// What the API server said of the spec's template.
     pub template: Template,
-    /// The `RolloutRun` that `status.run`, or else [`crate::Desired::run`], names.
-    pub run: RunState,
+    /// The `RolloutRun`s in flight of this Rollout, with the hash that each releases.
+    pub runs: BTreeMap<String, Hash>,
+    /// Names of `RolloutRun`s that were found to be taken by ended or foreign ones.
+    pub taken_runs: BTreeSet<String>,
+    /// The number of the last record that was delivered.
+    pub delivered: i64,
     /// Our `ReplicaSet`s.
     pub revisions: BTreeMap<Hash, Revision>,
     /// The two Services that we own.
@@ -58,21 +62,6 @@ pub enum Template {
     Accepted,
     /// It refuses it, with these words.
     Refused(String),
-}
-
-/// A `RolloutRun`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum RunState {
-    /// There is none of that name.
-    #[default]
-    Absent,
-    /// There is one, for this hash.
-    Present {
-        /// Its name.
-        name: String,
-        /// The hash that it releases.
-        hash: Hash,
-    },
 }
 
 /// A `ReplicaSet` of ours.
@@ -151,6 +140,8 @@ pub struct Route {
     pub rules: Vec<RuleWeights>,
     /// Whether its gateways carry these numbers.
     pub effective: Effective,
+    /// Our field manager stands in its managedFields.
+    pub ours: bool,
     /// The last other field manager of its spec.
     pub other_manager: Option<String>,
 }

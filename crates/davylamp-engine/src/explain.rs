@@ -1,0 +1,468 @@
+//! What users read: messages of transitions, conditions and phase. Says what was observed, what it was compared with,
+//! and what to do next; decides nothing.
+
+use davylamp_api::conditions::{self, ConditionType, Reason, Wanted};
+use davylamp_api::rollout::RouteRef;
+use davylamp_api::run::{Interval, MetricRecord};
+use davylamp_api::scalar::Percent;
+use davylamp_api::status::{Phase, RolloutStatus, Stage, StateName, Verdict};
+
+use crate::fold::Fold;
+use crate::observed::{Action, Role, Source, Template};
+use crate::pass::Pass;
+use crate::program::Conduct;
+use crate::states::services_ready;
+
+/// At most so many bytes, cut at a character.
+pub(crate) fn bounded(text: String, most: usize) -> String {
+    if text.len() <= most {
+        return text;
+    }
+    let cut = (0..=most.saturating_sub(3)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    format!("{}...", &text[..cut])
+}
+
+/// 8210 as "8,210".
+fn count(n: f64) -> String {
+    let digits = format!("{n:.0}");
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 && c.is_ascii_digit() {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn ratio(n: f64) -> String {
+    if n >= 9.95 { format!("{n:.0}x") } else { format!("{n:.2}x") }
+}
+
+fn interval(interval: Option<Interval>, alpha: f64) -> String {
+    let Some(interval) = interval else { return String::new() };
+    let end = |end: Option<f64>| end.map_or("?".to_owned(), |n| format!("{n:.2}"));
+    format!(" ({}-{}, {:.0} %)", end(interval.lower), end(interval.upper), (1.0 - 2.0 * alpha) * 100.0)
+}
+
+/// "errors 2.30x baseline (1.40-3.90, 98 %): 41 of 8,210 against 66 of 30,400; tolerated 1.10x".
+fn sentence(m: &MetricRecord, alpha: f64) -> String {
+    format!(
+        "{} {} baseline{}: {} of {} against {} of {}; tolerated {}",
+        m.name,
+        m.ratio.map_or("?".to_owned(), ratio),
+        interval(m.interval, alpha),
+        count(m.canary.events),
+        count(m.canary.exposure),
+        count(m.baseline.events),
+        count(m.baseline.exposure),
+        ratio(m.tolerated),
+    )
+}
+
+fn sentences(pass: &Pass<'_>, only: Option<&[usize]>) -> String {
+    let (Some(fold), Some(conduct)) = (&pass.fold, pass.conduct) else { return "no metrics".to_owned() };
+    fold.records()
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| only.is_none_or(|only| only.contains(i)))
+        .map(|(_, m)| sentence(m, conduct.analysis.alpha))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+pub(crate) fn regression(pass: &Pass<'_>) -> String {
+    let culprits = pass.fold.as_ref().map(Fold::culprits).unwrap_or_default();
+    let alpha = pass.conduct.map_or(0.01, |c| c.analysis.alpha);
+    format!(
+        "{}; evidence 100 % at a false rollback rate of {}: all traffic goes back",
+        sentences(pass, Some(&culprits)),
+        crate::fold::percent(alpha)
+    )
+}
+
+pub(crate) fn passed(pass: &Pass<'_>) -> String {
+    let margin = pass.fold.as_ref().and_then(|f| f.records().first().map(|m| m.margin));
+    let beta = pass.conduct.map_or(0.05, |c| c.analysis.beta);
+    format!(
+        "{}; shown to be below {} at a false promotion rate of {}",
+        sentences(pass, None),
+        margin.map_or("?".to_owned(), ratio),
+        crate::fold::percent(beta)
+    )
+}
+
+pub(crate) fn inconclusive(pass: &Pass<'_>) -> String {
+    format!(
+        "hold.max has passed without a verdict: {}; promote, abort, or apply another template",
+        sentences(pass, None)
+    )
+}
+
+pub(crate) fn asked_by(action: &Action) -> String {
+    let who = action.requested_by.as_ref().map(|w| format!(" by {w} (unverified)")).unwrap_or_default();
+    let why = action.reason.as_ref().map(|w| format!(" ({w})")).unwrap_or_default();
+    format!("{who}{why}")
+}
+
+pub(crate) fn trouble(pass: &Pass<'_>, hash: &str) -> String {
+    let trouble = pass.observed.revisions.get(hash).and_then(|r| r.trouble.as_ref());
+    trouble.map(|t| format!(" ({t})")).unwrap_or_default()
+}
+
+pub(crate) fn deadline(pass: &Pass<'_>, reason: Reason) -> String {
+    let hash = pass.canary_hash();
+    match (reason, pass.state()) {
+        (Reason::ProgressDeadline, StateName::Promoting) => format!(
+            "{} of {} pods of the new revision were ready by progressDeadline{}",
+            pass.available(&hash),
+            pass.size(),
+            trouble(pass, &hash)
+        ),
+        (Reason::ProgressDeadline, _) => format!(
+            "{} of {} pods of the step were ready by progressDeadline{}",
+            pass.available(&hash),
+            pass.need(),
+            trouble(pass, &hash)
+        ),
+        (Reason::RunLost, _) => "the record of the run is gone".to_owned(),
+        _ => {
+            let wanted = conditions::get(&pass.status.conditions, ConditionType::TrafficReady);
+            format!(
+                "the routes were not effective in time{}",
+                wanted.map(|c| format!(": {}", c.message)).unwrap_or_default()
+            )
+        }
+    }
+}
+
+pub(crate) fn rolled_back(pass: &Pass<'_>, stable: i64) -> String {
+    let what = match pass.reason() {
+        Reason::Superseded => "nothing of the superseded revision is left",
+        Reason::ProgressDeadline | Reason::TrafficDeadline | Reason::RunLost => {
+            "rolled back; it is tried again by itself"
+        }
+        _ => "rolled back; apply another template, or create a RolloutAction with the verb retry",
+    };
+    format!("all traffic is at revision {stable} ({}); {what}", pass.reason())
+}
+
+pub(crate) fn route_missing(pass: &Pass<'_>, target: &RouteRef) -> (Reason, String) {
+    match pass.observed.routes.get(target).filter(|r| r.found) {
+        Some(route) => {
+            let why = route.unsupported.clone().unwrap_or_else(|| "not yet driven".to_owned());
+            (Reason::RouteUnsupported, format!("HTTPRoute {}: {why}", target.name))
+        }
+        None => (
+            Reason::RouteNotFound,
+            format!("HTTPRoute {} does not exist: create it, with both Services as backends", target.name),
+        ),
+    }
+}
+
+pub(crate) fn route_conflict(pass: &Pass<'_>) -> String {
+    let manager =
+        pass.observed.routes.values().find_map(|r| r.other_manager.as_deref()).unwrap_or("somebody");
+    format!(
+        "{manager} keeps writing the weights: stop it for the time of a rollout, then promote this step or abort"
+    )
+}
+
+pub(crate) fn source_failing(pass: &Pass<'_>) -> String {
+    match source_usable_of(pass) {
+        Err((_, why)) => why,
+        Ok(()) => "the metric source does not answer".to_owned(),
+    }
+}
+
+/// The source that a conduct names can be asked.
+pub(crate) fn source_usable(pass: &Pass<'_>, conduct: &Conduct) -> Result<(), (Reason, String)> {
+    if conduct.analysis.metrics.is_empty() {
+        return Ok(());
+    }
+    let name = conduct.analysis.source.as_deref().unwrap_or_default();
+    match pass.observed.source {
+        Source::Ready { .. } => Ok(()),
+        Source::NotFound | Source::NotNamed => Err((
+            Reason::SourceNotFound,
+            format!(
+                "MetricSource {name} does not exist: ask an admin to create it, or name another in spec.analysis.source"
+            ),
+        )),
+        Source::NotAllowed => Err((
+            Reason::SourceNotAllowed,
+            format!(
+                "MetricSource {name} does not allow this namespace: ask an admin to add it to spec.allowedNamespaces"
+            ),
+        )),
+    }
+}
+
+fn source_usable_of(pass: &Pass<'_>) -> Result<(), (Reason, String)> {
+    let spec = pass.input.program.as_ref().map(|p| &p.conduct);
+    let Some(conduct) = pass.conduct.or(spec) else { return Ok(()) };
+    source_usable(pass, conduct)?;
+    match pass.observed.samples.as_ref().and_then(|s| s.failing.as_ref()) {
+        Some((since, why)) => {
+            let since = jiff::Timestamp::from_second(since.as_second()).unwrap_or(*since);
+            Err((Reason::SourceUnavailable, format!("the metric source fails since {since}: {why}")))
+        }
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn verdict(pass: &Pass<'_>, fold: &Fold<'_>) -> Verdict {
+    match (pass.state(), pass.reason()) {
+        (_, Reason::Regression) => Verdict::Regressed,
+        (StateName::Paused, Reason::Inconclusive) => Verdict::Inconclusive,
+        (StateName::Paused, Reason::NoData | Reason::SourceUnavailable) => Verdict::NoData,
+        (StateName::Paused, Reason::NoTraffic) => Verdict::NoTraffic,
+        _ if fold.regressed() => Verdict::Regressed,
+        _ if fold.safe() => Verdict::Pass,
+        _ => Verdict::Collecting,
+    }
+}
+
+// Phase, message and conditions.
+
+pub(crate) fn conditions(pass: &mut Pass<'_>, before: &RolloutStatus) {
+    let valid = valid(pass);
+    let invalid = valid.as_ref().is_some_and(|v| v.status == Some(false));
+    let message = message(pass, before, valid.as_ref().filter(|_| invalid).map(|v| v.message.clone()));
+    let reason = pass.reason();
+    let available = available(pass);
+    let kept = pass.state() == StateName::Paused && pass.past_deadline();
+    let stuck = pass.state() == StateName::RollingBack && pass.past_deadline();
+    let newer = pass.input.program.as_ref().is_some_and(|p| p.hash != pass.stable_hash());
+    // kstatus: exactly one of Ready, Reconciling and Stalled is True.
+    let (phase, which) = match pass.state() {
+        _ if pass.status.stable.is_none() && invalid => (Phase::Degraded, ConditionType::Stalled),
+        _ if pass.status.stable.is_none() => (Phase::Progressing, ConditionType::Reconciling),
+        StateName::Healthy if invalid => (Phase::Degraded, ConditionType::Stalled),
+        StateName::Healthy if !available.0 && pass.reason() != Reason::FirstRelease => {
+            (Phase::Progressing, ConditionType::Reconciling)
+        }
+        StateName::Healthy if newer => (Phase::Progressing, ConditionType::Reconciling),
+        StateName::Healthy => (Phase::Healthy, ConditionType::Ready),
+        StateName::Degraded => (Phase::Degraded, ConditionType::Stalled),
+        StateName::Paused if kept => (Phase::Degraded, ConditionType::Stalled),
+        StateName::Paused => (Phase::Paused, ConditionType::Reconciling),
+        StateName::RollingBack if stuck => (Phase::Degraded, ConditionType::Stalled),
+        _ => (Phase::Progressing, ConditionType::Reconciling),
+    };
+    pass.status.phase = Some(phase);
+    pass.status.message = bounded(message.clone(), 2_048);
+    let mut wanted: Vec<Wanted> = [ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled]
+        .into_iter()
+        .map(|kind| Wanted {
+            kind,
+            status: Some(kind == which),
+            reason,
+            message: bounded(message.clone(), 1_024),
+        })
+        .collect();
+    wanted.extend(valid);
+    wanted.push(Wanted {
+        kind: ConditionType::Available,
+        status: Some(available.0),
+        reason: if available.0 { Reason::AsExpected } else { Reason::PodsNotReady },
+        message: available.1,
+    });
+    wanted.extend(services(pass));
+    wanted.extend(traffic(pass));
+    wanted.extend(analysis(pass));
+    let (generation, now) = (pass.input.generation, pass.now);
+    for condition in wanted {
+        conditions::set(&mut pass.status.conditions, condition, generation, now);
+    }
+}
+
+fn message(pass: &Pass<'_>, before: &RolloutStatus, invalid: Option<String>) -> String {
+    let told = pass.status.pending.last().filter(|_| pass.moved).map(|p| p.record.message.clone());
+    let state = match told {
+        Some(told) => format!("{}: {told}", place(pass)),
+        None if !before.message.is_empty() => {
+            before.message.split(INVALID).next().unwrap_or_default().trim_end_matches(". ").to_owned()
+        }
+        None => "waits for the first look at its template".to_owned(),
+    };
+    match invalid {
+        Some(invalid) => format!("{state}. {INVALID}{invalid}"),
+        None => state,
+    }
+}
+
+const INVALID: &str = "The spec is not valid: ";
+
+fn place(pass: &Pass<'_>) -> String {
+    let state = pass.state().as_str();
+    match (&pass.status.step, &pass.status.canary) {
+        (Some(step), Some(canary)) => format!(
+            "{state}, step {} of {}, {} to revision {}",
+            step.index,
+            step.of,
+            pass.weight(),
+            canary.revision
+        ),
+        _ => state.to_owned(),
+    }
+}
+
+fn valid(pass: &Pass<'_>) -> Option<Wanted> {
+    let kind = ConditionType::Valid;
+    if !pass.input.problems.is_empty() {
+        let text = pass.input.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        return Some(Wanted {
+            kind,
+            status: Some(false),
+            reason: Reason::InvalidSpec,
+            message: bounded(text, 1_024),
+        });
+    }
+    let program = pass.input.program.as_ref()?;
+    if pass.wanted().is_some_and(|p| p.hash == program.hash) {
+        return Some(Wanted {
+            kind,
+            status: Some(true),
+            reason: Reason::AsExpected,
+            message: "the spec can be carried out".to_owned(),
+        });
+    }
+    match &pass.observed.template {
+        Template::Refused(why) => Some(Wanted {
+            kind,
+            status: Some(false),
+            reason: Reason::TemplateRefused,
+            message: bounded(format!("spec.template: the API server refuses it: {why}"), 1_024),
+        }),
+        Template::Unchecked | Template::Accepted => None,
+    }
+}
+
+fn available(pass: &Pass<'_>) -> (bool, String) {
+    let hash = pass.stable_hash();
+    let (ready, size) = (pass.available(&hash), pass.size());
+    // While the new revision carries all traffic it is its pods that count, and they did before it became stable.
+    (
+        ready >= size && pass.status.stable.is_some(),
+        format!("{ready} of {size} pods of the stable revision are available{}", trouble(pass, &hash)),
+    )
+}
+
+fn services(pass: &Pass<'_>) -> Option<Wanted> {
+    let program = pass.input.program.as_ref()?;
+    let (status, reason, message) = match services_ready(pass, program) {
+        Err((reason, message)) => (false, reason, message),
+        Ok(()) => {
+            let hash = pass.stable_hash();
+            let ready =
+                pass.observed.services.get(&Role::Stable).is_some_and(|s| s.ready.values().any(|n| *n > 0));
+            if ready || pass.size() == 0 {
+                (true, Reason::AsExpected, "both Services stand and have pods".to_owned())
+            } else {
+                (
+                    false,
+                    Reason::NoEndpoints,
+                    format!("no pod of revision {hash} is ready behind Service {}", program.services.stable),
+                )
+            }
+        }
+    };
+    Some(Wanted { kind: ConditionType::ServicesReady, status: Some(status), reason, message })
+}
+
+fn traffic(pass: &mut Pass<'_>) -> Option<Wanted> {
+    let kind = ConditionType::TrafficReady;
+    let result = match &pass.status.traffic {
+        Some(traffic) => {
+            let (weight, restore) = (traffic.desired, traffic.restore);
+            let missing = pass
+                .conduct
+                .and_then(|c| c.routes.iter().find(|r| !traffic.originals.iter().any(|o| o.route == **r)));
+            match missing {
+                Some(target) => Err(route_missing(pass, target)),
+                None if restore => pass.routes_restored(),
+                None => pass.routes_carry(weight),
+            }
+        }
+        None => at_rest(pass),
+    };
+    let conflicts = pass.status.conflicts.clone().filter(|c| c.next.is_some());
+    let (status, reason, message) = match (conflicts, result) {
+        (Some(c), Err(_)) => (
+            false,
+            Reason::RouteConflict,
+            format!("{} ({} times in this run)", route_conflict(pass), c.count),
+        ),
+        (_, Err((reason, message))) => (false, reason, message),
+        (_, Ok(())) => {
+            (true, Reason::AsExpected, format!("the routes send {} to the canary", at_weight(pass)))
+        }
+    };
+    Some(Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) })
+}
+
+fn at_weight(pass: &Pass<'_>) -> Percent {
+    if pass.state() == StateName::Finalising && pass.stage() == Stage::Restore {
+        Percent::ZERO
+    } else {
+        pass.weight()
+    }
+}
+
+/// At rest both Services select the stable revision: any weights are right, but the routes should be there.
+fn at_rest(pass: &Pass<'_>) -> Result<(), (Reason, String)> {
+    for target in pass.input.program.as_ref().map(|p| p.conduct.routes.as_slice()).unwrap_or_default() {
+        match pass.observed.routes.get(target) {
+            Some(route) if route.found && route.unsupported.is_none() => {}
+            Some(_) | None => return Err(route_missing(pass, target)),
+        }
+    }
+    Ok(())
+}
+
+fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
+    let kind = ConditionType::AnalysisReady;
+    let spec = pass.input.program.as_ref().map(|p| &p.conduct);
+    let conduct = pass.conduct.or(spec)?;
+    if conduct.analysis.metrics.is_empty() {
+        let message = "no metrics: steps advance on pod health alone; add spec.analysis.metrics".to_owned();
+        return Some(Wanted { kind, status: Some(true), reason: Reason::NotAnalysed, message });
+    }
+    let (status, reason, message) = match source_usable_of(pass) {
+        Err((reason, message)) => (false, reason, message),
+        Ok(()) => match pass.fold.as_ref().map(|f| &f.duplicates).filter(|d| !d.is_empty()) {
+            Some(pods) => (
+                true,
+                Reason::DuplicateTargets,
+                format!(
+                    "{} pods are scraped more than once; one target of each is used: remove the second scrape",
+                    pods.len()
+                ),
+            ),
+            None => {
+                no_series(pass).unwrap_or((true, Reason::AsExpected, "the metric source answers".to_owned()))
+            }
+        },
+    };
+    Some(Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) })
+}
+
+/// A metric that matches nothing while the data flows for a while is misspelt, or its pods are not scraped.
+fn no_series(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
+    let samples = pass.observed.samples.as_ref()?;
+    let from = pass.status.analysis.as_ref()?.checkpoint.as_ref().filter(|c| c.t0 > 0)?.from;
+    if samples.until < from + 45_000 {
+        return None;
+    }
+    let empty =
+        samples.metrics.iter().find(|(_, m)| m.pods.values().all(|t| t.values().all(Vec::is_empty)))?;
+    Some((
+        false,
+        Reason::NoSeries,
+        format!(
+            "metric {} matches nothing for these pods: check its name, and the labels that the MetricSource names",
+            empty.0
+        ),
+    ))
+}

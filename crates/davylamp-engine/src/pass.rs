@@ -1,0 +1,391 @@
+//! One pass of `decide`: its arguments, the status it is changing, and what every state needs to know of them.
+
+use davylamp_api::Instant;
+use davylamp_api::conditions::{self, ConditionType, Reason};
+use davylamp_api::rollout::{RouteRef, Step};
+use davylamp_api::run::DecisionRecord;
+use davylamp_api::scalar::Percent;
+use davylamp_api::status::{
+    Pending, Revision, RolloutStatus, RuleWeights, Stage, State, StateName, TrafficStatus,
+};
+
+use crate::decision::{Wake, Why};
+use crate::explain;
+use crate::fold::{Cohorts, Fold};
+use crate::observed::{Effective, Hash, Observed, Role, Route, Template};
+use crate::program::{Conduct, Input, StepView, step_view};
+
+/// Routes must be effective within this, ms.
+pub(crate) const ROUTER_DEADLINE: i64 = 300_000;
+/// A full outbox.
+const OUTBOX: usize = 8;
+
+/// One pass.
+pub(crate) struct Pass<'a> {
+    pub(crate) input: &'a Input,
+    pub(crate) observed: &'a Observed,
+    pub(crate) conduct: Option<&'a Conduct>,
+    pub(crate) now: Instant,
+    /// The time of the transition that is being made: `now`, or that of the look.
+    pub(crate) at: Instant,
+    pub(crate) status: RolloutStatus,
+    pub(crate) fold: Option<Fold<'a>>,
+    /// A transition was made in this pass.
+    pub(crate) moved: bool,
+    pub(crate) wakes: Vec<Wake>,
+    /// Our numbers are put back in this pass.
+    pub(crate) put_back: bool,
+}
+
+impl<'a> Pass<'a> {
+    pub(crate) fn new(
+        input: &'a Input,
+        status: RolloutStatus,
+        observed: &'a Observed,
+        conduct: Option<&'a Conduct>,
+        now: Instant,
+    ) -> Self {
+        let mut pass = Self {
+            input,
+            observed,
+            conduct,
+            now,
+            at: now,
+            status,
+            fold: None,
+            moved: false,
+            wakes: Vec::new(),
+            put_back: true,
+        };
+        pass.fold = pass.continue_fold();
+        pass
+    }
+
+    fn continue_fold(&self) -> Option<Fold<'a>> {
+        let conduct = self.conduct.filter(|c| !c.analysis.metrics.is_empty())?;
+        let canary = self.status.canary.as_ref()?;
+        let stable = self.status.stable.as_ref()?;
+        let checkpoint = self.status.analysis.as_ref().and_then(|a| a.checkpoint.clone()).unwrap_or_default();
+        let mut fold = Fold::new(&conduct.analysis, &checkpoint, self.weight(), self.next_weight());
+        if let Some(samples) = &self.observed.samples {
+            let prefix = |hash: &str| pod_prefix(&self.observed.meta.name, hash);
+            let cohorts = Cohorts { canary: prefix(&canary.hash), baseline: prefix(&stable.hash) };
+            fold.take(samples, self.observed, &cohorts);
+        }
+        Some(fold)
+    }
+
+    // The state.
+
+    pub(crate) fn state(&self) -> StateName {
+        self.status.state.as_ref().map_or(StateName::Healthy, |s| s.name)
+    }
+
+    pub(crate) fn reason(&self) -> Reason {
+        self.status.state.as_ref().map_or(Reason::AsExpected, |s| s.reason)
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.status.state.as_ref().and_then(|s| s.stage).unwrap_or(Stage::Weight)
+    }
+
+    /// A run is on.
+    pub(crate) fn in_flight(&self) -> bool {
+        self.status.canary.is_some() || self.state() == StateName::Finalising
+    }
+
+    pub(crate) fn past_deadline(&self) -> bool {
+        self.status.state.as_ref().and_then(|s| s.deadline).is_some_and(|d| d <= self.now)
+    }
+
+    /// Wakes at that time; true when it has come.
+    pub(crate) fn reached(&mut self, at: Instant, why: Why) -> bool {
+        if at <= self.now {
+            return true;
+        }
+        self.wakes.push(Wake { at, why });
+        false
+    }
+
+    /// Enters a state, and tells it. `deadline` is in ms from now.
+    pub(crate) fn go(&mut self, to: StateName, reason: Reason, deadline: Option<i64>, message: String) {
+        let from = self.status.state.as_ref().map(|s| s.name);
+        let deadline = deadline.map(|ms| later(self.now, ms));
+        self.status.state =
+            Some(State { name: to, since: self.at, deadline, reason, stage: None, stage_since: None });
+        self.moved = true;
+        self.tell(from, to, reason, message);
+    }
+
+    pub(crate) fn go_stage(&mut self, stage: Stage) {
+        if let Some(state) = &mut self.status.state {
+            state.stage = Some(stage);
+            state.stage_since = Some(self.now);
+        }
+        self.moved = true;
+    }
+
+    fn tell(&mut self, from: Option<StateName>, to: StateName, reason: Reason, message: String) {
+        self.status.told += 1;
+        let judged = self.fold.as_ref().filter(|_| self.weight() > Percent::ZERO);
+        let record = DecisionRecord {
+            number: self.status.told,
+            at: self.at,
+            from: from.map_or("", StateName::as_str).to_owned(),
+            to: to.as_str().to_owned(),
+            step: self.status.step.as_ref().map_or(0, |s| s.index),
+            weight: self.status.traffic.as_ref().map_or(Percent::ZERO, |t| t.desired).to_string(),
+            rule: reason.as_str().to_owned(),
+            message: explain::bounded(message, 1_024),
+            metrics: judged.map(Fold::records).unwrap_or_default(),
+            gap: None,
+        };
+        let warning = matches!(to, StateName::RollingBack | StateName::Degraded | StateName::Holding)
+            || (to == StateName::Paused && reason != Reason::Approval);
+        self.status.pending.push(Pending { record, run: self.status.run.clone(), warning, outcome: None });
+        if self.status.pending.len() > OUTBOX {
+            self.status.pending.remove(0);
+            self.status.dropped += 1;
+            if let Some(first) = self.status.pending.first_mut() {
+                first.record.gap = Some(true);
+            }
+        }
+    }
+
+    /// The record that was told last ends the run.
+    pub(crate) fn end_run(&mut self, outcome: &str) {
+        if let Some(last) = self.status.pending.last_mut() {
+            last.outcome = Some(outcome.to_owned());
+        }
+    }
+
+    // Revisions and their pods.
+
+    pub(crate) fn stable_hash(&self) -> Hash {
+        self.status.stable.as_ref().map(|r| r.hash.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn canary_hash(&self) -> Hash {
+        self.status.canary.as_ref().map(|r| r.hash.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn available(&self, hash: &str) -> i32 {
+        self.observed.revisions.get(hash).map_or(0, |r| r.available)
+    }
+
+    /// Ready endpoints of a revision behind a Service that selects it; 0 when it selects another.
+    pub(crate) fn endpoints(&self, role: Role, hash: &str) -> i32 {
+        match self.observed.services.get(&role) {
+            Some(service) if !service.foreign && service.selects.as_deref() == Some(hash) => {
+                service.ready.get(hash).copied().unwrap_or(0)
+            }
+            Some(_) | None => 0,
+        }
+    }
+
+    /// The size that carries the full traffic.
+    pub(crate) fn size(&self) -> i32 {
+        let wanted = self.input.program.as_ref().and_then(|p| p.replicas).unwrap_or(self.status.replicas);
+        if self.in_flight() { wanted.max(self.status.size_at_start.unwrap_or(0)) } else { wanted }.max(0)
+    }
+
+    /// Pods that a share of the traffic needs.
+    pub(crate) fn pods_for(&self, weight: Percent) -> i32 {
+        let pods = i64::from(self.size()) * i64::from(weight.basis_points());
+        i32::try_from((pods + 9_999) / 10_000).unwrap_or(i32::MAX).max(1)
+    }
+
+    /// Pods that the present step needs.
+    pub(crate) fn need(&self) -> i32 {
+        let own = self.step().and_then(|s| s.replicas);
+        own.unwrap_or_else(|| self.pods_for(self.step_weight())).max(1)
+    }
+
+    pub(crate) fn note_pods(&mut self) {
+        let observed = self.observed;
+        let note = |revision: Option<&mut Revision>| {
+            if let Some(revision) = revision {
+                let seen = observed.revisions.get(&revision.hash);
+                revision.replicas = seen.map_or(0, |r| r.desired);
+                revision.ready_replicas = seen.map_or(0, |r| r.available);
+            }
+        };
+        note(self.status.stable.as_mut());
+        note(self.status.canary.as_mut());
+    }
+
+    // Steps.
+
+    fn steps(&self) -> &[Step] {
+        if let Some(plan) = &self.status.plan {
+            return &plan.steps;
+        }
+        self.conduct.map_or(&[], |c| &c.steps)
+    }
+
+    /// The present step, with every default filled.
+    pub(crate) fn step(&self) -> Option<StepView> {
+        let index = usize::try_from(self.status.step.as_ref()?.index).ok()?.checked_sub(1)?;
+        self.steps().get(index).map(step_view)
+    }
+
+    pub(crate) fn step_weight(&self) -> Percent {
+        self.step()
+            .map(|s| s.weight)
+            .or_else(|| self.status.step.as_ref().map(|s| s.weight))
+            .unwrap_or_default()
+    }
+
+    /// The weight after the present step: that of the next one, or all.
+    pub(crate) fn next_weight(&self) -> Percent {
+        let next = self.status.step.as_ref().and_then(|s| usize::try_from(s.index).ok()).unwrap_or(0);
+        self.steps().get(next).map_or(Percent::FULL, |s| s.weight)
+    }
+
+    pub(crate) fn is_last_step(&self) -> bool {
+        let index = self.status.step.as_ref().and_then(|s| usize::try_from(s.index).ok()).unwrap_or(0);
+        index >= self.steps().len()
+    }
+
+    // Traffic.
+
+    /// What the routes should carry now.
+    pub(crate) fn weight(&self) -> Percent {
+        self.status.traffic.as_ref().map_or(Percent::ZERO, |t| t.desired)
+    }
+
+    pub(crate) fn traffic(&mut self) -> &mut TrafficStatus {
+        self.status.traffic.get_or_insert_with(TrafficStatus::default)
+    }
+
+    pub(crate) fn settle(&self) -> i64 {
+        self.conduct.map_or(30_000, |c| c.analysis.settle)
+    }
+
+    /// The weight is written into the status; effects follow. Closes the window of data.
+    pub(crate) fn set_weight(&mut self, weight: Percent) {
+        if let Some(fold) = &mut self.fold {
+            fold.close();
+        }
+        let traffic = self.traffic();
+        traffic.desired = weight;
+        traffic.effective = None;
+        traffic.effective_since = None;
+        self.moved = true;
+    }
+
+    /// All routes of the run carry the weight, and their gateways say so; else which does not, and why.
+    pub(crate) fn routes_carry(&mut self, weight: Percent) -> Result<(), (Reason, String)> {
+        let originals = self.status.traffic.as_ref().map(|t| t.originals.clone()).unwrap_or_default();
+        if originals.is_empty() {
+            return Err((Reason::RouteNotFound, "no route is driven".to_owned()));
+        }
+        for original in originals {
+            self.route_carries(&original.route, weight)?;
+        }
+        Ok(())
+    }
+
+    fn route_carries(&mut self, target: &RouteRef, weight: Percent) -> Result<(), (Reason, String)> {
+        let name = &target.name;
+        let Some(route) = self.observed.routes.get(target).filter(|r| r.found) else {
+            return Err((
+                Reason::RouteNotFound,
+                format!("HTTPRoute {name} does not exist: create it, with both Services as backends"),
+            ));
+        };
+        if let Some(why) = &route.unsupported {
+            return Err((Reason::RouteUnsupported, format!("HTTPRoute {name}: {why}")));
+        }
+        if !carries(route, weight) {
+            return Err((Reason::RouteNotEffective, format!("HTTPRoute {name} is being written")));
+        }
+        match &route.effective {
+            Effective::Yes => Ok(()),
+            Effective::No(why) => Err((Reason::RouteNotEffective, format!("HTTPRoute {name}: {why}"))),
+            Effective::Unverifiable => {
+                let since = self.status.state.as_ref().map_or(self.now, |s| s.stage_since.unwrap_or(s.since));
+                let settle = 2 * self.settle();
+                if self.reached(later(since, settle), Why::Settle) {
+                    Ok(())
+                } else {
+                    Err((
+                        Reason::RouteNotEffective,
+                        format!(
+                            "HTTPRoute {name}: its gateway says no generation; waiting twice the settle time"
+                        ),
+                    ))
+                }
+            }
+        }
+    }
+
+    /// A route that exists holds neither our numbers nor our name any more.
+    pub(crate) fn routes_restored(&self) -> Result<(), (Reason, String)> {
+        for original in self.status.traffic.iter().flat_map(|t| &t.originals) {
+            let Some(route) = self.observed.routes.get(&original.route).filter(|r| r.found) else { continue };
+            let ours = ours(self.weight());
+            let theirs =
+                |rule: &RuleWeights| original.rules.contains(rule) || (rule.stable, rule.canary) != ours;
+            if route.ours || !route.rules.iter().all(theirs) {
+                return Err((
+                    Reason::RouteNotEffective,
+                    format!("HTTPRoute {} is being restored", original.route.name),
+                ));
+            }
+            if let Effective::No(why) = &route.effective {
+                return Err((Reason::RouteNotEffective, format!("HTTPRoute {}: {why}", original.route.name)));
+            }
+        }
+        Ok(())
+    }
+
+    // The template of the spec.
+
+    /// The spec's revision, when it can be carried out and the API server takes its template.
+    pub(crate) fn wanted(&self) -> Option<&'a crate::program::Program> {
+        let program = self.input.program.as_ref()?;
+        self.template_accepted(&program.hash).then_some(program)
+    }
+
+    fn template_accepted(&self, hash: &str) -> bool {
+        let used = [&self.status.stable, &self.status.canary].into_iter().flatten().any(|r| r.hash == hash);
+        used || self.observed.template == Template::Accepted || self.checked_before()
+    }
+
+    /// The API server has been asked about this generation.
+    pub(crate) fn checked_before(&self) -> bool {
+        conditions::get(&self.status.conditions, ConditionType::Valid)
+            .is_some_and(|c| c.status == "True" && c.observed_generation == Some(self.input.generation))
+            && matches!(self.observed.template, Template::Unchecked)
+    }
+}
+
+/// What the names of a revision's pods begin with.
+pub(crate) fn pod_prefix(rollout: &str, hash: &str) -> String {
+    format!("{rollout}-{hash}-")
+}
+
+/// All rules of the route say that weight.
+pub(crate) fn carries(route: &Route, weight: Percent) -> bool {
+    !route.rules.is_empty() && route.rules.iter().all(|r| (r.stable, r.canary) == ours(weight))
+}
+
+/// The numbers of a weight, stable first.
+fn ours(weight: Percent) -> (Option<i32>, Option<i32>) {
+    let canary = i32::from(weight.basis_points());
+    (Some(10_000 - canary), Some(canary))
+}
+
+/// That many ms later, at most at the end of time.
+pub(crate) fn later(at: Instant, ms: i64) -> Instant {
+    at.as_millisecond()
+        .checked_add(ms)
+        .and_then(|ms| Instant::from_millisecond(ms).ok())
+        .unwrap_or(Instant::MAX)
+}
+
+/// Names of runs are made of the revision and the attempt.
+pub(crate) fn run_name(rollout: &str, revision: i64, attempt: i32) -> String {
+    format!("{rollout}-{revision}-{attempt}")
+}

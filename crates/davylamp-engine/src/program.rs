@@ -1,0 +1,437 @@
+//! `compile`: from what a user wrote to what the engine works on. The only module that reads spec types.
+//!
+//! All problems are found, not the first; each names the field, what is wrong, and what to write instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use davylamp_api::RolloutSpec;
+use davylamp_api::revision;
+use davylamp_api::rollout::{
+    Analysis, Approval, Canary, Hold, Metric, OnInconclusive, OnNoData, OnNoTraffic, RouteRef, Step,
+    Strategy, Then,
+};
+use davylamp_api::run::Sampling;
+use davylamp_api::scalar::{Duration, Percent};
+use davylamp_api::status::ServiceNames;
+use promql_parser::parser::{self, Expr};
+use serde_json::Value;
+
+use crate::decision::RatioQuery;
+use crate::observed::Hash;
+
+/// What the engine is asked about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Input {
+    /// The generation of the spec.
+    pub generation: i64,
+    /// What the user asks for; None when there are problems.
+    pub program: Option<Program>,
+    /// Why it cannot be carried out.
+    pub problems: Vec<Problem>,
+    /// What the run in flight promised; None without a run, or when its record is lost.
+    pub run: Option<Conduct>,
+}
+
+/// What is wrong with a spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The path of the field.
+    pub path: String,
+    /// What is wrong.
+    pub wrong: String,
+    /// What to write instead.
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.path, self.wrong, self.remedy)
+    }
+}
+
+/// A spec that can be carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// The hash of the template.
+    pub hash: Hash,
+    /// Images of its containers.
+    pub images: Vec<String>,
+    /// How many pods carry the full traffic; None when the field is absent.
+    pub replicas: Option<i32>,
+    /// The pods of a step must be ready by then, ms.
+    pub progress_deadline: i64,
+    /// The user's own Service.
+    pub service: String,
+    /// The two Services that we own.
+    pub services: ServiceNames,
+    /// The user's selector, as text for the scale subresource.
+    pub selector: String,
+    /// How a release goes.
+    pub conduct: Conduct,
+}
+
+/// How a release goes: from a spec, or as a run promised it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conduct {
+    /// The steps, expanded.
+    pub steps: Vec<Step>,
+    /// The routes that carry the weights.
+    pub routes: Vec<RouteRef>,
+    /// What is measured and promised.
+    pub analysis: Plan,
+    /// The strategy, expanded, for the record of a run.
+    pub strategy: Strategy,
+    /// The analysis, as written, for the record of a run.
+    pub written: Analysis,
+}
+
+/// What is measured and promised.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The `MetricSource`.
+    pub source: Option<String>,
+    /// The false rollback rate of the whole rollout.
+    pub alpha: f64,
+    /// The false promotion rate of each metric and step.
+    pub beta: f64,
+    /// The total impact on the service that a step may have.
+    pub impact: f64,
+    /// When `hold.max` has passed.
+    pub on_inconclusive: OnInconclusive,
+    /// When the canary is silent.
+    pub on_no_data: OnNoData,
+    /// When both are silent.
+    pub on_no_traffic: OnNoTraffic,
+    /// How long a pause lasts, ms.
+    pub pause_deadline: i64,
+    /// What follows.
+    pub pause_then: Then,
+    /// The age from which samples of a pod count, ms.
+    pub warmup: i64,
+    /// How long after a change of weight samples do not count, ms.
+    pub settle: i64,
+    /// What is compared.
+    pub metrics: Vec<MetricPlan>,
+    /// How the source takes samples; None in a spec.
+    pub sampling: Option<Sampling>,
+}
+
+/// One metric.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricPlan {
+    /// Its name.
+    pub name: String,
+    /// Its selectors.
+    pub query: RatioQuery,
+    /// The tolerated ratio.
+    pub tolerated: f64,
+    /// The rate below which nothing is rolled back; None for 0 %.
+    pub floor: Option<f64>,
+}
+
+/// The number of a step, counted from 0, and its parts with every default filled.
+pub(crate) struct StepView {
+    pub(crate) weight: Percent,
+    pub(crate) replicas: Option<i32>,
+    pub(crate) hold_min: i64,
+    pub(crate) hold_max: i64,
+    /// Timeout in ms, and what follows.
+    pub(crate) approval: Option<(i64, Then)>,
+}
+
+pub(crate) fn step_view(step: &Step) -> StepView {
+    let hold = step.hold.clone().unwrap_or_default();
+    StepView {
+        weight: step.weight,
+        replicas: step.replicas,
+        hold_min: hold.min.unwrap_or(HOLD_MIN).millis(),
+        hold_max: hold.max.unwrap_or(HOLD_MAX).millis(),
+        approval: step.approval.as_ref().map(|a| {
+            (a.timeout.unwrap_or(Duration::from_secs(86_400)).millis(), a.on_timeout.unwrap_or_default())
+        }),
+    }
+}
+
+const HOLD_MIN: Duration = Duration::from_secs(180);
+const HOLD_MAX: Duration = Duration::from_secs(3_600);
+
+impl Program {
+    /// From the spec of the Rollout of that name.
+    ///
+    /// # Errors
+    /// All the problems that keep it from being carried out.
+    pub fn compile(name: &str, spec: &RolloutSpec) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let services = spec.services.clone().unwrap_or_default();
+        let services = ServiceNames {
+            stable: services.stable.unwrap_or_else(|| format!("{name}-stable")),
+            canary: services.canary.unwrap_or_else(|| format!("{name}-canary")),
+        };
+        if services.stable == services.canary
+            || services.stable == spec.service
+            || services.canary == spec.service
+        {
+            problems.push(problem(
+                "spec.services",
+                "spec.service, spec.services.stable and spec.services.canary are not three different names",
+                "name your own Service in spec.service and two others that the controller may create",
+            ));
+        }
+        let labels = spec.template.0.pointer("/metadata/labels");
+        for (key, value) in &spec.selector.match_labels {
+            if labels.and_then(|l| l.get(key)).and_then(Value::as_str) != Some(value) {
+                problems.push(problem(
+                    "spec.selector.matchLabels",
+                    &format!("the template does not carry the label {key}={value}"),
+                    "write it in spec.template.metadata.labels as well",
+                ));
+            }
+        }
+        for key in [
+            davylamp_api::labels::POD_TEMPLATE_HASH,
+            davylamp_api::labels::ROLLOUT,
+            davylamp_api::labels::SERVING,
+        ] {
+            if spec.selector.match_labels.contains_key(key) || labels.and_then(|l| l.get(key)).is_some() {
+                problems.push(problem(
+                    "spec.template.metadata.labels",
+                    &format!("the label {key} is the controller's"),
+                    "leave it out here and in spec.selector.matchLabels",
+                ));
+            }
+        }
+        if spec.replicas.is_some_and(|n| n < 0) {
+            problems.push(problem("spec.replicas", "a number below 0", "write 0 or more"));
+        }
+        let containers = spec.template.0.pointer("/spec/containers").and_then(Value::as_array);
+        if containers.is_none_or(Vec::is_empty) {
+            problems.push(problem("spec.template.spec.containers", "no container", "write at least one"));
+        }
+        let images = containers
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c.get("image").and_then(Value::as_str))
+            .take(16)
+            .map(|image| image.chars().take(512).collect())
+            .collect();
+        let analysis = spec.analysis.clone().unwrap_or_default();
+        let conduct =
+            Conduct::compile(&spec.strategy, &analysis, None).map_err(|mut more| problems.append(&mut more));
+        match conduct {
+            Ok(conduct) if problems.is_empty() => Ok(Self {
+                hash: revision::hash(&spec.template.0, 0),
+                images,
+                replicas: spec.replicas,
+                progress_deadline: spec.progress_deadline.unwrap_or(Duration::from_secs(600)).millis(),
+                service: spec.service.clone(),
+                services,
+                selector: spec
+                    .selector
+                    .match_labels
+                    .iter()
+                    .map(|(k, v)| format!("{k}={v}"))
+                    .chain([format!("{}=true", davylamp_api::labels::SERVING)])
+                    .collect::<Vec<_>>()
+                    .join(","),
+                conduct,
+            }),
+            Ok(_) | Err(()) => Err(problems),
+        }
+    }
+}
+
+impl Conduct {
+    /// From a spec's strategy and analysis, or from a run's.
+    ///
+    /// # Errors
+    /// All the problems that keep it from being carried out.
+    pub fn compile(
+        strategy: &Strategy,
+        written: &Analysis,
+        sampling: Option<Sampling>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let steps = steps(&strategy.canary, &written.hold, &mut problems);
+        let routes: Vec<RouteRef> =
+            strategy.traffic.iter().flat_map(|t| t.gateway_api.routes.iter().cloned()).collect();
+        if routes.is_empty() {
+            problems.push(problem(
+                "spec.strategy.traffic",
+                "no route",
+                "name the HTTPRoute that carries the weights",
+            ));
+        }
+        if routes.iter().map(|r| (&r.kind, &r.name, &r.rule)).collect::<BTreeSet<_>>().len() < routes.len() {
+            problems.push(problem(
+                "spec.strategy.traffic",
+                "a route is named twice",
+                "name each route and rule once",
+            ));
+        }
+        let analysis = plan(written, sampling, &mut problems);
+        let mut strategy = strategy.clone();
+        strategy.canary.steps = Some(steps.clone());
+        if problems.is_empty() {
+            Ok(Self { steps, routes, analysis, strategy, written: written.clone() })
+        } else {
+            Err(problems)
+        }
+    }
+}
+
+fn problem(path: &str, wrong: &str, remedy: &str) -> Problem {
+    Problem { path: path.to_owned(), wrong: wrong.to_owned(), remedy: remedy.to_owned() }
+}
+
+fn steps(canary: &Canary, hold: &Option<Hold>, problems: &mut Vec<Problem>) -> Vec<Step> {
+    let default = || {
+        [100, 500, 2_500, 5_000]
+            .map(|bp| Step { weight: Percent::from_basis_points(bp), ..Step::default() })
+            .to_vec()
+    };
+    let written = canary.steps.clone().unwrap_or_else(default);
+    if written.is_empty() || written.len() > 50 {
+        problems.push(problem(
+            "spec.strategy.canary.steps",
+            "not 1 to 50 steps",
+            "write 1 to 50 steps, or leave them out",
+        ));
+    }
+    let default = hold.clone().unwrap_or_default();
+    let mut before = Percent::ZERO;
+    let mut steps = Vec::new();
+    for (i, mut step) in written.into_iter().enumerate() {
+        let path = format!("spec.strategy.canary.steps[{i}]");
+        if step.weight <= before || step.weight >= Percent::FULL {
+            problems.push(problem(
+                &format!("{path}.weight"),
+                &format!("{} after {before}", step.weight),
+                "write a weight above the step before and below 100%; the way to 100% follows the last step by itself",
+            ));
+        }
+        before = before.max(step.weight);
+        if step.replicas.is_some_and(|n| n < 1) {
+            problems.push(problem(&format!("{path}.replicas"), "no pod", "write 1 or more, or leave it out"));
+        }
+        let own = step.hold.clone().unwrap_or_default();
+        let min = own.min.or(default.min).unwrap_or(HOLD_MIN);
+        let max = own.max.or(default.max).unwrap_or(HOLD_MAX.max(min));
+        if max < min {
+            problems.push(problem(
+                &format!("{path}.hold"),
+                &format!("max {max} is shorter than min {min}"),
+                "write a max that is longer, here or in spec.analysis.hold",
+            ));
+        }
+        step.hold = Some(Hold { min: Some(min), max: Some(max) });
+        step.approval = step.approval.map(|a| Approval {
+            timeout: Some(a.timeout.unwrap_or(Duration::from_secs(86_400))),
+            on_timeout: Some(a.on_timeout.unwrap_or_default()),
+        });
+        steps.push(step);
+    }
+    steps
+}
+
+fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Problem>) -> Plan {
+    let mut rate = |path: &str, value: Option<Percent>, default: u16| {
+        let value = value.unwrap_or(Percent::from_basis_points(default));
+        if value == Percent::ZERO || value.basis_points() > 5_000 {
+            problems.push(problem(path, &format!("{value}"), "write more than 0% and at most 50%"));
+        }
+        value.share()
+    };
+    let alpha = rate("spec.analysis.falseRollbackRate", written.false_rollback_rate, 100);
+    let beta = rate("spec.analysis.falsePromotionRate", written.false_promotion_rate, 500);
+    let impact = written.max_service_impact.unwrap_or(Percent::from_basis_points(5_000)).share();
+    if impact <= 0.0 {
+        problems.push(problem(
+            "spec.analysis.maxServiceImpact",
+            "0%",
+            "write more than 0%: no finite evidence proves equality",
+        ));
+    }
+    if !written.metrics.is_empty() && written.source.is_none() {
+        problems.push(problem(
+            "spec.analysis.source",
+            "absent",
+            "name the MetricSource that holds the metrics",
+        ));
+    }
+    if written.metrics.len() > 10 {
+        problems.push(problem("spec.analysis.metrics", "more than 10", "choose at most 10"));
+    }
+    let mut names = BTreeMap::new();
+    let mut metrics = Vec::new();
+    for (i, metric) in written.metrics.iter().enumerate() {
+        if let Some(first) = names.insert(metric.name.clone(), i) {
+            problems.push(problem(
+                &format!("spec.analysis.metrics[{i}].name"),
+                &format!("{:?} is the name of metrics[{first}], too", metric.name),
+                "give each metric a name of its own",
+            ));
+        }
+        metrics.push(metric_plan(i, metric, problems));
+    }
+    let pause = written.pause.clone().unwrap_or_default();
+    Plan {
+        source: written.source.clone(),
+        alpha,
+        beta,
+        impact,
+        on_inconclusive: written.on_inconclusive.unwrap_or_default(),
+        on_no_data: written.on_no_data.unwrap_or_default(),
+        on_no_traffic: written.on_no_traffic.unwrap_or_default(),
+        pause_deadline: pause.deadline.unwrap_or(Duration::from_secs(86_400)).millis(),
+        pause_then: pause.then.unwrap_or_default(),
+        warmup: written.warmup.unwrap_or(Duration::from_secs(120)).millis(),
+        settle: written.settle.unwrap_or(Duration::from_secs(30)).millis(),
+        metrics,
+        sampling,
+    }
+}
+
+fn metric_plan(i: usize, metric: &Metric, problems: &mut Vec<Problem>) -> MetricPlan {
+    for (field, text) in [("events", &metric.ratio.events), ("total", &metric.ratio.total)] {
+        if let Err(wrong) = plain_selector(text) {
+            problems.push(problem(
+                &format!("spec.analysis.metrics[{i}].ratio.{field}"),
+                &wrong,
+                "write a plain selector of a counter, like http_requests_total{code=~\"5..\"}",
+            ));
+        }
+    }
+    let tolerance = metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share();
+    let floor = metric.floor.unwrap_or(Percent::from_basis_points(10)).share();
+    if floor >= 0.5 {
+        problems.push(problem(
+            &format!("spec.analysis.metrics[{i}].floor"),
+            "50% or more",
+            "write less than 50%",
+        ));
+    }
+    MetricPlan {
+        name: metric.name.clone(),
+        query: RatioQuery { events: metric.ratio.events.clone(), total: metric.ratio.total.clone() },
+        tolerated: 1.0 + tolerance,
+        floor: (floor > 0.0).then_some(floor),
+    }
+}
+
+/// A selector to which matchers can be added: no range, function, offset or alternative matchers.
+fn plain_selector(text: &str) -> Result<(), String> {
+    match parser::parse(text) {
+        Err(error) => Err(format!("no PromQL: {error}")),
+        Ok(Expr::VectorSelector(selector)) => {
+            if selector.offset.is_some() || selector.at.is_some() {
+                Err("a selector with offset or @".to_owned())
+            } else if !selector.matchers.or_matchers.is_empty() {
+                Err("a selector with \"or\"".to_owned())
+            } else {
+                Ok(())
+            }
+        }
+        Ok(_) => Err("more than a plain selector".to_owned()),
+    }
+}
