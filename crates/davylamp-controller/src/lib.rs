@@ -1,1 +1,3 @@
 //! Observes, decides, records and applies.
+
+pub mod traffic;
