@@ -24,27 +24,33 @@ func loadImage(dir, name, program string) error {
 	if !strings.Contains(name, ":") {
 		return fmt.Errorf("image name %q has no tag: write %s:1", name, name)
 	}
-	return importImage(fmt.Sprintf("/proc/%d/root", first.PID), name, program)
-}
-
-// importImage does it for the containerd whose files are seen at root.
-func importImage(root, name, program string, arguments ...string) error {
-	archive, err := imageArchive(name, program, arguments)
+	archive, err := imageArchive(name, program)
 	if err != nil {
 		return err
 	}
+	return importImage(archive, fmt.Sprintf("/proc/%d/root", first.PID), (*exec.Cmd).Start)
+}
+
+// importImage gives an archive to the containerd whose files are seen at root.
+func importImage(archive []byte, root string, start func(*exec.Cmd) error) error {
 	socket := filepath.Join(root, "run/containerd/containerd.sock")
 	command := exec.Command("ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", "-")
 	command.Stdin = bytes.NewReader(archive)
-	if output, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("image %s: ctr: %w: %s", name, err, bytes.TrimSpace(output))
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, &output
+	err := start(command)
+	if err == nil {
+		err = command.Wait()
+	}
+	if err != nil {
+		return fmt.Errorf("ctr images import: %w: %s", err, bytes.TrimSpace(output.Bytes()))
 	}
 	return nil
 }
 
 // imageArchive is the image as `docker save` would write it: one layer with the program as /app, its configuration
 // and a list of the two.
-func imageArchive(name, program string, arguments []string) ([]byte, error) {
+func imageArchive(name, program string, arguments ...string) ([]byte, error) {
 	text, err := os.ReadFile(program)
 	if err != nil {
 		return nil, err

@@ -64,7 +64,7 @@ func supervise(dir string) error {
 	reason := <-end
 	fmt.Println(reason)
 	fmt.Fprintln(os.Stderr, "taking the cluster down:", reason)
-	outside.Lock() // for good: nothing is added any more
+	outside.Lock() // for ever: nothing is added any more
 	return sweep(dir)
 }
 
@@ -118,7 +118,11 @@ func bringUp(dir string, end chan<- string) error {
 		if err := s.start("containerd"); err != nil {
 			return err
 		}
-		return importImage(namespaces.root(), "davylamp.test/pause:1", ownProgram(), "pause")
+		archive, err := imageArchive("davylamp.test/pause:1", ownProgram(), "pause")
+		if err != nil {
+			return err
+		}
+		return importImage(archive, "/", namespaces.start)
 	}
 	controlPlane := func() error { return inOrder(start("etcd"), start("kube-apiserver")) }
 	gateway := func() error {
@@ -163,6 +167,7 @@ func atOnce(steps ...func() error) error {
 func (s *supervisor) start(name string) error {
 	index := slices.IndexFunc(s.components, func(c component) bool { return c.name == name })
 	component := s.components[index]
+	started := time.Now()
 	p, err := s.launch(component)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -183,6 +188,7 @@ func (s *supervisor) start(name string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w; see %s", name, err, s.logPath(name))
 	}
+	fmt.Fprintf(os.Stderr, "%s %s is ready after %s\n", time.Now().Format(time.TimeOnly), name, time.Since(started).Round(time.Millisecond))
 	return nil
 }
 
@@ -213,7 +219,7 @@ func (s *supervisor) launch(c component) (*process, error) {
 	s.processes[c.name] = p
 	go func() {
 		_ = command.Wait()
-		fmt.Fprintln(os.Stderr, c.name, "ended:", command.ProcessState)
+		fmt.Fprintf(os.Stderr, "%s %s ended: %s\n", time.Now().Format(time.TimeOnly), c.name, command.ProcessState)
 		close(p.exited)
 	}()
 	return p, nil

