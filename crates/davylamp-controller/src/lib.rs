@@ -7,6 +7,7 @@ pub mod apply;
 pub mod cache;
 pub mod call;
 pub mod clock;
+pub mod crd;
 pub mod events;
 pub mod json;
 pub mod key;

@@ -1,0 +1,259 @@
+//! Delivers what the status says must still be told: events, records of runs, outcomes of actions; then prunes
+//! history. Every delivery can be repeated; none is a condition of any transition.
+
+use std::fmt;
+use std::time::Duration;
+
+use davylamp_api::RolloutStatus;
+use davylamp_api::k8s_openapi::api::core::v1::ObjectReference;
+use davylamp_api::labels::{self, MANAGER_STATUS};
+use davylamp_api::run::{DecisionRecord, RolloutRunStatus};
+use davylamp_api::status::{ActionOutcome, Pending};
+use kube::Client;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::ApiResource;
+use serde_json::json;
+use tracing::{info, warn};
+
+use crate::apply::ours;
+use crate::call::{CallError, counted};
+use crate::events::{Occurrence, Recorder, Type};
+use crate::memory::Memories;
+use crate::observe::{Caches, Subject};
+use crate::telemetry::Telemetry;
+
+/// Decisions of one run.
+const DECISIONS: usize = 200;
+/// Actions that are done go after a day, s.
+const ACTION_AGE: i64 = 86_400;
+
+/// Tells, and prunes.
+#[derive(Clone)]
+pub struct Outbox {
+    client: Client,
+    limit: Duration,
+    telemetry: Telemetry,
+    recorder: Recorder,
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Outbox {
+    /// With this time for each call.
+    #[must_use]
+    pub const fn new(client: Client, limit: Duration, telemetry: Telemetry, recorder: Recorder) -> Self {
+        Self { client, limit, telemetry, recorder }
+    }
+
+    /// Tells what is pending, in order. The first that cannot be told ends it; it is tried again in the next pass.
+    pub async fn deliver(
+        &self,
+        subject: &Subject,
+        status: &RolloutStatus,
+        caches: &Caches,
+        memories: &Memories,
+    ) -> Result<(), CallError> {
+        self.outcomes(subject, status, caches).await?;
+        let done = memories.get(&subject.key, &subject.uid).delivered;
+        for pending in status.pending.iter().filter(|p| p.record.number > done) {
+            self.tell(subject, pending).await;
+            if let Some(run) = &pending.run {
+                self.record(subject, run, pending).await?;
+            }
+            let number = pending.record.number;
+            memories.update(&subject.key, &subject.uid, |m| m.delivered = number);
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, subject: &Subject, pending: &Pending) {
+        let record = &pending.record;
+        let regarding = ObjectReference {
+            api_version: Some(format!("{}/{}", labels::GROUP, labels::VERSION)),
+            kind: Some("Rollout".to_owned()),
+            name: Some(subject.key.name.clone()),
+            namespace: Some(subject.key.namespace.clone()),
+            uid: Some(subject.uid.clone()),
+            ..ObjectReference::default()
+        };
+        // The uid keeps the names of a re-created Rollout apart.
+        let incarnation = subject.uid.split('-').next().unwrap_or_default();
+        let occurrence = Occurrence {
+            name: format!("{}.{incarnation}.{}", subject.key.name, record.number),
+            type_: if pending.warning { Type::Warning } else { Type::Normal },
+            reason: record.rule.clone(),
+            action: record.to.clone(),
+            note: record.message.clone(),
+            at: record.at,
+        };
+        self.recorder.publish(&regarding, &occurrence).await;
+    }
+
+    async fn record(&self, subject: &Subject, run: &str, pending: &Pending) -> Result<(), CallError> {
+        let api = self.api(subject, &ours("RolloutRun", "rolloutruns"));
+        let Some(mut there) = self.call("get RolloutRun", api.get_opt(run)).await? else { return Ok(()) };
+        let status = there.data.get("status").cloned().unwrap_or_default();
+        let mut status: RolloutRunStatus = serde_json::from_value(status).unwrap_or_default();
+        let number = pending.record.number;
+        if number > status.last {
+            append(&mut status, pending);
+            there.data["status"] = serde_json::to_value(&status).unwrap_or_default();
+            let params = PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
+            let body = there.clone();
+            self.call("replace RolloutRunStatus", api.replace_status(run, &params, &body)).await?;
+        }
+        if pending.outcome.is_some() {
+            let patch = json!({"metadata": {"labels": {labels::ACTIVE: null}}});
+            let params = PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
+            self.call("patch RolloutRun", api.patch(run, &params, &Patch::Merge(&patch))).await?;
+        }
+        Ok(())
+    }
+
+    async fn outcomes(&self, subject: &Subject, status: &RolloutStatus, caches: &Caches) -> Result<(), CallError> {
+        let api = self.api(subject, &ours("RolloutAction", "rolloutactions"));
+        for ActionOutcome { uid, name, phase, message, at } in &status.actions {
+            let key = crate::key::Key { namespace: subject.key.namespace.clone(), name: name.clone() };
+            let open = |action: &davylamp_api::RolloutAction| {
+                action.metadata.uid.as_deref() == Some(uid) && action.status.is_none()
+            };
+            if !caches.actions.get(&key).is_some_and(|action| open(&action)) {
+                continue;
+            }
+            let patch = json!({
+                "metadata": {"uid": uid},
+                "status": {"phase": phase, "message": message, "at": at},
+            });
+            let params = PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
+            match self.call("patch RolloutActionStatus", api.patch_status(name, &params, &Patch::Merge(&patch))).await {
+                Ok(written) => {
+                    if let Some(action) = serde_json::to_value(written).ok().and_then(|a| serde_json::from_value(a).ok()) {
+                        caches.actions.wrote(action);
+                    }
+                }
+                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Old revisions, runs and actions, beyond what the spec wants kept. At the end of each run, and once per process.
+    pub async fn prune(
+        &self,
+        subject: &Subject,
+        status: &RolloutStatus,
+        now: davylamp_api::Instant,
+        caches: &Caches,
+    ) -> Result<(), CallError> {
+        let Some(spec) = &subject.spec else { return Ok(()) };
+        let limit = |n: Option<i32>| usize::try_from(n.unwrap_or(10)).unwrap_or(10);
+        self.prune_runs(subject, limit(spec.run_history_limit)).await?;
+        self.prune_revisions(subject, status, limit(spec.revision_history_limit), caches).await?;
+        let old = |action: &davylamp_api::RolloutAction| {
+            action.spec.rollout == subject.key.name
+                && action.status.as_ref().is_some_and(|s| now.as_second() - s.at.as_second() > ACTION_AGE)
+        };
+        let actions = self.api(subject, &ours("RolloutAction", "rolloutactions"));
+        for action in caches.actions.list(Some(&subject.key.namespace), old) {
+            let name = action.metadata.name.clone().unwrap_or_default();
+            self.delete(&actions, "delete RolloutAction", &name).await?;
+        }
+        Ok(())
+    }
+
+    async fn prune_runs(&self, subject: &Subject, keep: usize) -> Result<(), CallError> {
+        let api = self.api(subject, &ours("RolloutRun", "rolloutruns"));
+        let selector = format!("{}={},{}!=true", labels::ROLLOUT, subject.key.name, labels::ACTIVE);
+        let params = ListParams::default().labels(&selector).limit(500);
+        let mut ended = self.call("list RolloutRun", api.list(&params)).await?.items;
+        ended.retain(|run| crate::observe::mine(run, &subject.uid));
+        ended.sort_by_key(|run| {
+            let number = |field| run.data.pointer(field).and_then(serde_json::Value::as_i64).unwrap_or(0);
+            std::cmp::Reverse((number("/spec/revision"), number("/spec/attempt")))
+        });
+        for run in ended.iter().skip(keep) {
+            let name = run.metadata.name.clone().unwrap_or_default();
+            self.delete(&api, "delete RolloutRun", &name).await?;
+        }
+        Ok(())
+    }
+
+    async fn prune_revisions(
+        &self,
+        subject: &Subject,
+        status: &RolloutStatus,
+        keep: usize,
+        caches: &Caches,
+    ) -> Result<(), CallError> {
+        let used = [&status.stable, &status.canary].into_iter().flatten().map(|r| r.hash.as_str());
+        let used: Vec<&str> = used.chain(status.old.as_ref().map(|o| o.hash.as_str())).collect();
+        let mut idle: Vec<_> = caches
+            .replica_sets_of(&subject.key, &subject.uid)
+            .into_iter()
+            .filter(|(hash, set)| set.spec.replicas == Some(0) && !used.contains(&hash.as_str()))
+            .map(|(hash, set)| {
+                let number = set.metadata.annotations.as_ref().and_then(|a| a.get(crate::objects::REVISION)?.parse::<i64>().ok());
+                (std::cmp::Reverse(number.unwrap_or(0)), hash)
+            })
+            .collect();
+        idle.sort();
+        let sets = self.api(subject, &ApiResource { kind: "ReplicaSet".into(), plural: "replicasets".into(), ..apps() });
+        let revisions =
+            self.api(subject, &ApiResource { kind: "ControllerRevision".into(), plural: "controllerrevisions".into(), ..apps() });
+        for (_, hash) in idle.iter().skip(keep) {
+            let name = crate::objects::revision_name(&subject.key.name, hash);
+            info!(revision = hash, "an old revision is beyond revisionHistoryLimit");
+            self.delete(&sets, "delete ReplicaSet", &name).await?;
+            self.delete(&revisions, "delete ControllerRevision", &name).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, api: &Api<DynamicObject>, what: &'static str, name: &str) -> Result<(), CallError> {
+        match self.call(what, api.delete(name, &DeleteParams::background())).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    fn api(&self, subject: &Subject, resource: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &subject.key.namespace, resource)
+    }
+
+    async fn call<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, CallError> {
+        counted(&self.telemetry, self.limit, what, call).await
+    }
+}
+
+fn apps() -> ApiResource {
+    ApiResource {
+        group: "apps".into(),
+        version: "v1".into(),
+        api_version: "apps/v1".into(),
+        kind: String::new(),
+        plural: String::new(),
+    }
+}
+
+/// The record takes only higher numbers, and says when it stops growing.
+fn append(status: &mut RolloutRunStatus, pending: &Pending) {
+    let record = &pending.record;
+    status.last = record.number;
+    status.outcome = pending.outcome.clone().or_else(|| status.outcome.clone());
+    if status.decisions.len() < DECISIONS {
+        status.decisions.push(record.clone());
+    } else if status.decisions.len() == DECISIONS {
+        warn!(record = record.number, "the record of a run is full");
+        let message = format!("the record is full: later decisions are in the events of the Rollout only; first: {}", record.message);
+        status.decisions.push(DecisionRecord { message, metrics: Vec::new(), gap: Some(true), ..record.clone() });
+    }
+}
