@@ -1,0 +1,146 @@
+//! All metrics of one Rollout, asked at one time: a batch is whole or it is an error.
+//!
+//! Takes what is wanted and until when, gives the increments. Each text is asked once, two at a time; the first failure ends
+//! the batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use davylamp_engine::observed::Samples;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::timeout;
+
+use super::increments::{TARGET_LABELS, Window, increments};
+use super::sampler::Wanted;
+use super::scope::{Scope, scoped};
+use super::{MetricsApi, QUERY_TIMEOUT, QueryError, Series};
+
+const AT_ONCE: usize = 2;
+pub(super) const MOST_SERIES_A_POD: usize = 50;
+const MOST_SAMPLES: usize = 500_000;
+
+/// Which metric could not be read, and why.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) source: String,
+    pub(super) metric: String,
+    pub(super) error: QueryError,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "metric {}: MetricSource {}: {}", self.metric, self.source, self.error)
+    }
+}
+
+/// How far before `since` samples are read: a target that is silent for longer is missing.
+fn memory(scrape_interval_ms: i64) -> i64 {
+    (scrape_interval_ms.saturating_mul(5) / 2).max(5_000)
+}
+
+/// The increments of all metrics after `since`, up to `until`.
+pub(super) async fn fetch(
+    api: &dyn MetricsApi,
+    namespace: &str,
+    wanted: &Wanted,
+    until: i64,
+) -> Result<Samples, Failure> {
+    let Wanted { query, source } = wanted;
+    let failed = |metric: &str, error: QueryError| Failure {
+        source: query.source.clone(),
+        metric: metric.to_owned(),
+        error,
+    };
+    let window = Window {
+        pod_label: source.pod_label(),
+        since: query.since,
+        until,
+        memory: memory(query.scrape_interval_ms),
+    };
+    let mut samples = Samples { since: query.since, until, ..Samples::default() };
+    if query.pods.is_empty() {
+        return Ok(samples);
+    }
+
+    let scope = Scope {
+        namespace_label: source.namespace_label(),
+        namespace,
+        pod_label: source.pod_label(),
+        pods: &query.pods,
+    };
+    let range = until.saturating_sub(query.since).saturating_add(window.memory);
+    // Owned: a stream of borrowed items is not `Send` for every lifetime.
+    let mut texts = BTreeMap::new();
+    let mut pairs = Vec::new();
+    for (metric, ratio) in &query.metrics {
+        let text = |selector: &str| {
+            scoped(selector, &scope, range).map_err(|error| failed(metric, QueryError::Selector(error)))
+        };
+        let (events, total) = (text(&ratio.events)?, text(&ratio.total)?);
+        for text in [&events, &total] {
+            texts.entry(text.clone()).or_insert_with(|| metric.clone());
+        }
+        pairs.push((metric, events, total));
+    }
+
+    let answers = stream::iter(texts)
+        .map(|(text, metric)| async move {
+            let series = ask(api, wanted, &text, until).await.map_err(|error| failed(&metric, error))?;
+            Ok((text, metric, series))
+        })
+        .buffer_unordered(AT_ONCE);
+    let (answers, _) = answers
+        .try_fold((BTreeMap::new(), 0), |(mut answers, mut count), (text, metric, series)| async move {
+            count += series.iter().map(|one| one.samples.len()).sum::<usize>();
+            if count > MOST_SAMPLES {
+                return Err(failed(&metric, QueryError::TooManySamples(MOST_SAMPLES)));
+            }
+            answers.insert(text, series);
+            Ok((answers, count))
+        })
+        .await?;
+
+    for (metric, events, total) in pairs {
+        let of = |text: &str| answers.get(text).map_or(&[][..], Vec::as_slice);
+        let increments = increments(of(&events), of(&total), &window)
+            .map_err(|error| failed(metric, QueryError::Unmatched(error)))?;
+        samples.metrics.insert(metric.clone(), increments);
+    }
+    Ok(samples)
+}
+
+async fn ask(
+    api: &dyn MetricsApi,
+    wanted: &Wanted,
+    text: &str,
+    until: i64,
+) -> Result<Vec<Series>, QueryError> {
+    let answer = timeout(QUERY_TIMEOUT, api.query(&wanted.source, text, until))
+        .await
+        .map_err(|_| QueryError::Timeout)??;
+    if let Some(warning) = answer.warnings.first() {
+        tracing::info!(source = wanted.query.source, warning, query = text, "the source warns");
+        return Err(QueryError::Partial);
+    }
+    let pods: BTreeSet<_> =
+        answer.series.iter().map(|one| one.labels.get(wanted.source.pod_label())).collect();
+    let (pods, series) = (pods.len(), answer.series.len());
+    if series > pods.saturating_mul(MOST_SERIES_A_POD) {
+        let label = widest(&answer.series, wanted);
+        return Err(QueryError::TooManySeries { series, pods, label });
+    }
+    Ok(answer.series)
+}
+
+/// The label with the most values, among those that tell series of one target apart.
+fn widest(series: &[Series], wanted: &Wanted) -> Option<String> {
+    let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (label, value) in series.iter().flat_map(|one| &one.labels) {
+        values.entry(label).or_default().insert(value);
+    }
+    let scope = [wanted.source.pod_label(), wanted.source.namespace_label(), "__name__"];
+    let free = values.iter().filter(|(label, _)| !scope.contains(*label) && !TARGET_LABELS.contains(*label));
+    free.filter(|(_, values)| values.len() > 1)
+        .max_by_key(|(_, values)| values.len())
+        .map(|(label, _)| (*label).to_owned())
+}

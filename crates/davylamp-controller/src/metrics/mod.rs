@@ -1,0 +1,154 @@
+//! From the counters of a metric source to increments: what the engine is told of the metrics of a Rollout.
+//!
+//! [`sampler`] decides when to ask, [`batch`] asks for all metrics of a Rollout at once, [`scope`] writes what is asked,
+//! [`prometheus`] carries it, [`increments`] folds the answers. Nothing here decides anything about a Rollout.
+
+mod batch;
+pub mod increments;
+pub mod prometheus;
+pub mod sampler;
+pub mod scope;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use davylamp_api::MetricSourceSpec;
+use futures::future::BoxFuture;
+use thiserror::Error;
+
+pub use self::prometheus::PrometheusApi;
+pub use self::sampler::{Sampler, Wanted};
+use self::scope::SelectorError;
+
+/// After this a query is given up.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers instant queries.
+pub trait MetricsApi: Send + Sync {
+    /// The value of the expression at a time in ms since 1970: the series of a range selector.
+    fn query<'a>(
+        &'a self,
+        source: &'a MetricSourceSpec,
+        promql: &'a str,
+        at_ms: i64,
+    ) -> BoxFuture<'a, Result<Answer, QueryError>>;
+}
+
+/// The answer to a range selector.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// In no particular order.
+    pub series: Vec<Series>,
+    /// What the source says about its own answer: something may be missing in it.
+    pub warnings: Vec<String>,
+}
+
+/// A series and its samples.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Series {
+    /// Its labels, its name among them.
+    pub labels: BTreeMap<String, String>,
+    /// Times in ms since 1970, and values.
+    pub samples: Vec<(i64, f64)>,
+}
+
+/// Why there is no answer that can be used. Of a response's body, only labels of its series are in it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum QueryError {
+    /// The address of the source is none.
+    #[error("spec.url is no http or https address: write one like http://prometheus.monitoring:9090")]
+    Address,
+    /// There was no connection, or it broke.
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+    /// It took too long.
+    #[error("did not answer within {} s", QUERY_TIMEOUT.as_secs())]
+    Timeout,
+    /// It sends the reader elsewhere.
+    #[error(
+        "answered with a redirect (HTTP {0}), which is not followed: write the final address in spec.url"
+    )]
+    Redirect(u16),
+    /// It refuses the query.
+    #[error("refused the query: {kind} (HTTP {status})")]
+    Refused {
+        /// The status of the response.
+        status: u16,
+        /// The kind of error in Prometheus' own words.
+        kind: &'static str,
+    },
+    /// Something refuses the request before any query is read.
+    #[error("answered HTTP {0}: is the URL that of Prometheus, and may it be asked without credentials?")]
+    Http(u16),
+    /// The body is no JSON.
+    #[error("answered {}, not JSON: is the URL that of Prometheus?", if *.html { "HTML" } else { "something" })]
+    NotJson {
+        /// It looks like a page.
+        html: bool,
+    },
+    /// The body is JSON, but not of this interface.
+    #[error("answered JSON that is not of the query API: is the URL that of Prometheus?")]
+    NotPrometheus,
+    /// The result is none of a range selector.
+    #[error("answered with a {0} where samples were asked for")]
+    WrongType(&'static str),
+    /// The body is too large.
+    #[error(
+        "answered more than {} MiB: select fewer series, with more matchers or from a recording rule",
+        .0 >> 20
+    )]
+    TooLarge(usize),
+    /// There are too many series.
+    #[error("{series} series of {pods} pods, more than {} a pod: {}", batch::MOST_SERIES_A_POD, narrower(.label.as_deref()))]
+    TooManySeries {
+        /// How many there are.
+        series: usize,
+        /// Of so many pods.
+        pods: usize,
+        /// The label with the most values.
+        label: Option<String>,
+    },
+    /// There are too many samples.
+    #[error(
+        "more than {0} samples in one window: select fewer series, with more matchers or from a recording rule"
+    )]
+    TooManySamples(usize),
+    /// The source says that a part of the data is missing.
+    #[error("answered with warnings, so a part of the data may be missing; the controller's log has them")]
+    Partial,
+    /// The selector cannot be used.
+    #[error(transparent)]
+    Selector(#[from] SelectorError),
+    /// Events are counted where nothing is counted in total.
+    #[error(transparent)]
+    Unmatched(#[from] increments::Unmatched),
+}
+
+impl QueryError {
+    /// One word for conditions and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Address => "InvalidAddress",
+            Self::Unreachable(_) => "Unreachable",
+            Self::Timeout => "Timeout",
+            Self::Redirect(_) => "Redirect",
+            Self::Refused { .. } => "Refused",
+            Self::Http(_) => "HttpError",
+            Self::NotJson { .. } | Self::NotPrometheus | Self::WrongType(_) => "NotPrometheus",
+            Self::TooLarge(_) | Self::TooManySeries { .. } | Self::TooManySamples(_) => "TooWide",
+            Self::Partial => "PartialAnswer",
+            Self::Selector(_) => "InvalidSelector",
+            Self::Unmatched(_) => "TargetsDiffer",
+        }
+    }
+}
+
+fn narrower(label: Option<&str>) -> String {
+    match label {
+        Some(label) => {
+            format!("record `sum without ({label}) (..)` and select that, or match fewer values of {label}")
+        }
+        None => "select fewer series with more matchers".to_owned(),
+    }
+}

@@ -1,0 +1,353 @@
+//! When which metrics are asked for, and what was answered last.
+//!
+//! [`Sampler::want`] says what a Rollout needs, at each reconcile; [`Sampler::samples`] gives what there is of it, without
+//! waiting. In between, one task for each `MetricSource` asks when a scrape is due and wakes the Rollout. A source that never
+//! answers delays only the Rollouts that use it, and nothing is asked for a Rollout that wants nothing.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use davylamp_api::MetricSourceSpec;
+use davylamp_engine::Query;
+use davylamp_engine::observed::Samples;
+use futures::future::{AbortHandle, Aborted, BoxFuture, abortable};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::MetricsApi;
+use super::batch::{Failure, fetch};
+use crate::clock::Clock;
+use crate::key::Key;
+
+/// Rollouts that are asked for at once, of one source.
+const ROLLOUTS_AT_ONCE: usize = 4;
+/// A window is not longer than this: after a pause, the next follows when the engine has read it.
+const LONGEST_WINDOW_MS: i64 = 600_000;
+/// Nothing is asked again before this.
+const SHORTEST_INTERVAL_MS: i64 = 1_000;
+const LONGEST_REASON: usize = 500;
+
+/// What a Rollout needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// What to ask.
+    pub query: Query,
+    /// Whom.
+    pub source: MetricSourceSpec,
+}
+
+/// Asks for metrics, and keeps the last answers. Clones are one and the same; the last one ends its tasks.
+#[derive(Clone)]
+pub struct Sampler {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sampler").finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    api: Arc<dyn MetricsApi>,
+    clock: Clock,
+    wake: Box<dyn Fn(&Key) + Send + Sync>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    rollouts: BTreeMap<Key, Rollout>,
+    sources: BTreeMap<String, Source>,
+}
+
+struct Rollout {
+    /// A new one for each change: an answer to an older one is not kept.
+    wanted: Arc<Wanted>,
+    /// When to ask next, ms since 1970.
+    due: i64,
+    running: Option<AbortHandle>,
+    samples: Option<Arc<Samples>>,
+}
+
+struct Source {
+    changed: Arc<Notify>,
+    /// The namespace that was served last.
+    served: String,
+    /// One; it ends with this.
+    _task: JoinSet<()>,
+}
+
+impl Sampler {
+    /// `wake` is called for a Rollout after each answer, and when its source begins to fail.
+    pub fn new(api: Arc<dyn MetricsApi>, clock: Clock, wake: impl Fn(&Key) + Send + Sync + 'static) -> Self {
+        let inner = Inner { api, clock, wake: Box::new(wake), state: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What the Rollout needs from now on; None for nothing, which forgets it. The same again changes nothing, a later
+    /// `since` only asks for less, and any other change is asked for at once. Needs a runtime.
+    pub fn want(&self, key: &Key, wanted: Option<Wanted>) {
+        let now = self.inner.clock.now_ms();
+        let mut state = self.inner.lock();
+        let before = state.rollouts.get(key);
+        if before.map(|rollout| &*rollout.wanted) == wanted.as_ref() {
+            return;
+        }
+        let before = state.rollouts.remove(key);
+        if let Some(before) = &before {
+            before.cancel();
+            state.changed(&before.wanted.query.source);
+        }
+        let Some(wanted) = wanted else { return };
+        let source = wanted.query.source.clone();
+        state.rollouts.insert(key.clone(), Rollout::new(wanted, before, now));
+        match state.sources.entry(source) {
+            btree_map::Entry::Occupied(known) => known.get().changed.notify_one(),
+            btree_map::Entry::Vacant(new) => {
+                let source = Source::start(Arc::downgrade(&self.inner), new.key().clone());
+                new.insert(source);
+            }
+        }
+    }
+
+    /// What was last answered to what is wanted now, perhaps from an earlier `since` on. None before the first answer or
+    /// failure.
+    #[must_use]
+    pub fn samples(&self, key: &Key) -> Option<Arc<Samples>> {
+        self.inner.lock().rollouts.get(key)?.samples.clone()
+    }
+}
+
+impl Rollout {
+    /// What was answered before is kept while it answers what is wanted now. That the source fails is known in any case.
+    fn new(wanted: Wanted, before: Option<Self>, now: i64) -> Self {
+        let before = before.filter(|before| before.wanted.query.source == wanted.query.source);
+        let continues = before.as_ref().is_some_and(|before| wanted.continues(&before.wanted));
+        let mut samples = before.and_then(|before| before.samples);
+        let due = match &samples {
+            Some(samples) if continues => wanted.readable_after(samples.until),
+            Some(_) | None => now,
+        };
+        if !continues {
+            let since = wanted.query.since;
+            samples = samples.and_then(|before| before.failing.clone()).map(|failing| {
+                Arc::new(Samples { since, until: since, failing: Some(failing), ..Samples::default() })
+            });
+        }
+        Self { wanted: Arc::new(wanted), due, running: None, samples }
+    }
+
+    fn cancel(&self) {
+        if let Some(running) = &self.running {
+            running.abort();
+        }
+    }
+
+    /// Returns whether the Rollout is to be woken.
+    fn settle(&mut self, key: &Key, outcome: Result<Samples, Failure>, clock: Clock) -> bool {
+        self.running = None;
+        self.due = self.wanted.due_after(clock.now_ms());
+        let was_failing = self.samples.as_ref().and_then(|samples| samples.failing.clone());
+        match outcome {
+            Ok(samples) => {
+                if was_failing.is_some() {
+                    tracing::info!(
+                        namespace = key.namespace,
+                        rollout = key.name,
+                        "metrics can be read again"
+                    );
+                }
+                self.samples = Some(Arc::new(samples));
+                true
+            }
+            Err(failure) => {
+                let since = self.wanted.query.since;
+                let first = was_failing.is_none();
+                if first {
+                    let (reason, error) = (failure.error.reason(), &failure);
+                    tracing::info!(
+                        namespace = key.namespace,
+                        rollout = key.name,
+                        reason,
+                        %error,
+                        "metrics cannot be read"
+                    );
+                }
+                let start = was_failing.map_or_else(|| clock.now(), |(start, _)| start);
+                let samples = self
+                    .samples
+                    .get_or_insert_with(|| Arc::new(Samples { since, until: since, ..Samples::default() }));
+                let text = failure.to_string().chars().take(LONGEST_REASON).collect();
+                Arc::make_mut(samples).failing = Some((start, text));
+                first
+            }
+        }
+    }
+}
+
+impl Wanted {
+    /// The newest data time that may be read, within the longest window.
+    fn until(&self, now: i64) -> i64 {
+        let newest = now.saturating_sub(self.query.delay_ms);
+        newest.min(self.query.since.saturating_add(LONGEST_WINDOW_MS))
+    }
+
+    /// The same is wanted as before, from the same time or a later one.
+    fn continues(&self, before: &Self) -> bool {
+        let Self { query, source } = before;
+        let moved = Query { since: self.query.since, ..query.clone() };
+        query.since <= self.query.since && moved == self.query && *source == self.source
+    }
+
+    /// When the round of scrapes that ends after that data time can be read. Rounds are counted from `since`.
+    fn readable_after(&self, at: i64) -> i64 {
+        let Query { since, delay_ms, scrape_interval_ms, .. } = self.query;
+        let interval = scrape_interval_ms.max(SHORTEST_INTERVAL_MS);
+        let rounds = at.saturating_sub(since).div_euclid(interval).max(0).saturating_add(1);
+        since.saturating_add(rounds.saturating_mul(interval)).saturating_add(delay_ms)
+    }
+
+    /// When the next round can be read.
+    fn due_after(&self, now: i64) -> i64 {
+        // Numbers that make no sense must not make the source be asked without end.
+        let soonest = now.saturating_add(SHORTEST_INTERVAL_MS);
+        self.readable_after(now.saturating_sub(self.query.delay_ms)).max(soonest)
+    }
+}
+
+impl State {
+    fn changed(&self, source: &str) {
+        if let Some(source) = self.sources.get(source) {
+            source.changed.notify_one();
+        }
+    }
+}
+
+impl Source {
+    fn start(inner: Weak<Inner>, name: String) -> Self {
+        let changed = Arc::new(Notify::new());
+        let mut task = JoinSet::new();
+        task.spawn(serve(inner, name, Arc::clone(&changed)));
+        Self { changed, served: String::new(), _task: task }
+    }
+}
+
+type Batch = BoxFuture<'static, Result<Answered, Aborted>>;
+
+struct Answered {
+    key: Key,
+    wanted: Arc<Wanted>,
+    outcome: Result<Samples, Failure>,
+}
+
+/// What a source's task does next.
+enum Next {
+    Start(Batch),
+    /// For so long, unless something changes.
+    Wait(Duration),
+    /// Nobody wants anything.
+    End,
+}
+
+/// The task of one source.
+async fn serve(inner: Weak<Inner>, source: String, changed: Arc<Notify>) {
+    let mut running = FuturesUnordered::new();
+    loop {
+        let wait = match inner.upgrade().map_or(Next::End, |inner| inner.next(&source, running.len())) {
+            Next::Start(batch) => {
+                running.push(batch);
+                continue;
+            }
+            Next::Wait(wait) => wait,
+            Next::End => return,
+        };
+        tokio::select! {
+            Some(answered) = running.next() => {
+                if let (Ok(answered), Some(inner)) = (answered, inner.upgrade()) {
+                    inner.settle(answered);
+                }
+            }
+            () = changed.notified() => {}
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self, source: &str, running: usize) -> Next {
+        let now = self.clock.now_ms();
+        let state = &mut *self.lock();
+        if !state.rollouts.values().any(|rollout| rollout.wanted.query.source == source) {
+            state.sources.remove(source);
+            return Next::End;
+        }
+        if running < ROLLOUTS_AT_ONCE
+            && let Some(batch) = self.start_due(state, source, now)
+        {
+            return Next::Start(batch);
+        }
+        let idle = state.rollouts.values().filter(|rollout| {
+            rollout.wanted.query.source == source && rollout.running.is_none() && rollout.due > now
+        });
+        let due = idle.map(|rollout| rollout.due).min().unwrap_or(i64::MAX);
+        Next::Wait(Duration::from_millis(due.saturating_sub(now).unsigned_abs()))
+    }
+
+    fn start_due(&self, state: &mut State, source: &str, now: i64) -> Option<Batch> {
+        let served = &mut state.sources.get_mut(source)?.served;
+        loop {
+            let key = next_due(&state.rollouts, source, served, now)?;
+            let rollout = state.rollouts.get_mut(&key)?;
+            let until = rollout.wanted.until(now);
+            if until <= rollout.wanted.query.since {
+                rollout.due = rollout.wanted.due_after(now);
+                continue;
+            }
+            served.clone_from(&key.namespace);
+            let (api, wanted) = (Arc::clone(&self.api), Arc::clone(&rollout.wanted));
+            let (batch, handle) = abortable(async move {
+                let outcome = fetch(&*api, &key.namespace, &wanted, until).await;
+                Answered { key, wanted, outcome }
+            });
+            rollout.running = Some(handle);
+            return Some(batch.boxed());
+        }
+    }
+
+    fn settle(&self, answered: Answered) {
+        let Answered { key, wanted, outcome } = answered;
+        let wake = match self.lock().rollouts.get_mut(&key) {
+            Some(rollout) if Arc::ptr_eq(&rollout.wanted, &wanted) => {
+                rollout.settle(&key, outcome, self.clock)
+            }
+            Some(_) | None => false,
+        };
+        if wake {
+            (self.wake)(&key);
+        }
+    }
+}
+
+/// The Rollout that is served next: of the next namespace in turn, the one that waits longest.
+fn next_due(rollouts: &BTreeMap<Key, Rollout>, source: &str, served: &str, now: i64) -> Option<Key> {
+    let idle = rollouts.iter().filter(|(_, rollout)| {
+        rollout.wanted.query.source == source && rollout.running.is_none() && rollout.due <= now
+    });
+    let next = idle
+        .min_by_key(|(key, rollout)| (key.namespace.as_str() <= served, &key.namespace, rollout.due, *key));
+    next.map(|(key, _)| key.clone())
+}
+
+#[cfg(test)]
+mod tests;

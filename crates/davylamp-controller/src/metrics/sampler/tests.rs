@@ -1,0 +1,441 @@
+//! The sampler against a source that the test drives, in virtual time.
+
+use std::collections::BTreeSet;
+
+use davylamp_api::Instant;
+use davylamp_engine::RatioQuery;
+use futures::future::BoxFuture;
+
+use super::*;
+use crate::metrics::{Answer, QueryError, Series};
+
+const T0: i64 = 1_772_366_400_000;
+const SECOND: i64 = 1_000;
+const INTERVAL: i64 = 15 * SECOND;
+
+/// Counts 10 requests a scrape for every pod; each address behaves as it is told.
+#[derive(Default)]
+struct FakeSource {
+    asked: Mutex<Vec<Asked>>,
+    behaviour: Mutex<BTreeMap<String, Behaviour>>,
+}
+
+#[derive(Clone, Debug)]
+struct Asked {
+    /// Seconds after T0.
+    time: i64,
+    url: String,
+    text: String,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Behaviour {
+    #[default]
+    Answers,
+    Refuses,
+    Warns,
+    NeverAnswers,
+    TakesSeconds(u64),
+    Floods,
+}
+
+impl FakeSource {
+    fn set(&self, url: &str, behaviour: Behaviour) {
+        self.behaviour.lock().unwrap().insert(url.to_owned(), behaviour);
+    }
+
+    fn take(&self) -> Vec<Asked> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    /// Times of questions, in seconds after T0.
+    fn take_times(&self) -> Vec<i64> {
+        self.take().iter().map(|asked| asked.time).collect()
+    }
+}
+
+impl MetricsApi for FakeSource {
+    fn query<'a>(
+        &'a self,
+        source: &'a MetricSourceSpec,
+        promql: &'a str,
+        at_ms: i64,
+    ) -> BoxFuture<'a, Result<Answer, QueryError>> {
+        let url = source.url.clone();
+        let behaviour = self.behaviour.lock().unwrap().get(&url).copied().unwrap_or_default();
+        let asked = Asked { time: at_ms.saturating_sub(T0) / SECOND, url, text: promql.to_owned() };
+        self.asked.lock().unwrap().push(asked);
+        async move {
+            let one = |pod: &str, code: &str| Series {
+                labels: [("pod", pod), ("code", code)].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+                samples: (0..100_u32)
+                    .map(|n| (T0 + i64::from(n) * INTERVAL, f64::from(n * 10)))
+                    .filter(|&(at, _)| at <= at_ms)
+                    .collect(),
+            };
+            let mut answer = Answer { series: vec![one("a", "200")], warnings: Vec::new() };
+            match behaviour {
+                Behaviour::Answers => {}
+                Behaviour::Refuses => return Err(QueryError::Http(401)),
+                Behaviour::Warns => answer.warnings.push("one store did not answer".to_owned()),
+                Behaviour::NeverAnswers => std::future::pending().await,
+                Behaviour::TakesSeconds(seconds) => sleep(Duration::from_secs(seconds)).await,
+                Behaviour::Floods => answer.series = (0..51).map(|n| one("a", &n.to_string())).collect(),
+            }
+            Ok(answer)
+        }
+        .boxed()
+    }
+}
+
+struct Scene {
+    api: Arc<FakeSource>,
+    sampler: Sampler,
+    clock: Clock,
+    woken: Arc<Mutex<Vec<Key>>>,
+}
+
+impl Scene {
+    /// At T0.
+    fn new() -> Self {
+        let api = Arc::new(FakeSource::default());
+        let clock = Clock::virtual_from(Instant::from_millisecond(T0).unwrap());
+        let woken = Arc::<Mutex<Vec<Key>>>::default();
+        let queue = Arc::clone(&woken);
+        let wake = move |key: &Key| queue.lock().unwrap().push(key.clone());
+        let sampler = Sampler::new(Arc::clone(&api) as Arc<dyn MetricsApi>, clock, wake);
+        Self { api, sampler, clock, woken }
+    }
+
+    /// Lets time pass until so many seconds after T0, and all that is due then happen.
+    async fn until(&self, seconds: i64) {
+        let left = T0 + seconds * SECOND - self.clock.now_ms();
+        sleep(Duration::from_millis(left.unsigned_abs() + 1)).await;
+    }
+
+    fn woken(&self) -> usize {
+        std::mem::take(&mut *self.woken.lock().unwrap()).len()
+    }
+}
+
+fn key(namespace: &str) -> Key {
+    Key { namespace: namespace.to_owned(), name: "web".to_owned() }
+}
+
+/// Of a source and its address, from so many seconds after T0, one metric of one pod.
+fn wanted(source: &str, since: i64) -> Wanted {
+    let ratio = RatioQuery { events: "errors".to_owned(), total: "requests".to_owned() };
+    let query = Query {
+        source: source.to_owned(),
+        since: T0 + since * SECOND,
+        pods: BTreeSet::from(["a".to_owned()]),
+        metrics: BTreeMap::from([("ratio".to_owned(), ratio)]),
+        scrape_interval_ms: INTERVAL,
+        delay_ms: INTERVAL,
+    };
+    let source = MetricSourceSpec {
+        url: source.to_owned(),
+        pod_label: None,
+        namespace_label: None,
+        allowed_namespaces: vec!["*".to_owned()],
+        scrape_interval: None,
+        delay: None,
+    };
+    Wanted { query, source }
+}
+
+#[tokio::test(start_paused = true)]
+async fn asks_at_once_and_then_when_a_round_can_be_read() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 30)));
+    assert_eq!(scene.sampler.samples(&key("shop")), None);
+    scene.until(101).await;
+    // Until now - delay; both selectors.
+    let asked = scene.api.take();
+    assert_eq!(asked.iter().map(|a| a.time).collect::<Vec<_>>(), [85, 85]);
+    assert_eq!(asked[0].text, r#"errors{namespace="shop",pod=~"a[a-z0-9]{5}"}[92501ms]"#);
+    assert_eq!(asked[1].text, r#"requests{namespace="shop",pod=~"a[a-z0-9]{5}"}[92501ms]"#);
+    assert_eq!(scene.woken(), 1);
+    let samples = scene.sampler.samples(&key("shop")).unwrap();
+    assert_eq!((samples.since, samples.until), (T0 + 30_000, T0 + 85_001));
+    let increments = &samples.metrics["ratio"].pods["a"]["{}"];
+    let spans: Vec<_> = increments.iter().map(|i| ((i.from - T0) / 1000, (i.to - T0) / 1000)).collect();
+    assert_eq!(spans, [(30, 45), (45, 60), (60, 75)]);
+    assert!(increments.iter().all(|i| (i.events, i.total) == (10.0, 10.0)));
+
+    // The same again changes nothing.
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 30)));
+    scene.until(104).await;
+    assert_eq!(scene.api.take_times(), [] as [i64; 0]);
+    // Ends of rounds: 90, 105, 120 s; each is read a delay later.
+    scene.until(136).await;
+    assert_eq!(scene.api.take_times(), [90, 90, 105, 105, 120, 120]);
+    assert_eq!(scene.woken(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_until_there_is_something_to_read() {
+    let scene = Scene::new();
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 0)));
+    scene.until(29).await;
+    assert_eq!((scene.api.take_times().len(), scene.woken()), (0, 0));
+    scene.until(30).await;
+    assert_eq!((scene.api.take_times(), scene.woken()), (vec![15, 15], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_asked_for_at_once_and_hides_older_answers() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 0)));
+    scene.until(102).await;
+    assert!(scene.sampler.samples(&key("shop")).is_some());
+    let mut more = wanted("prom", 0);
+    more.query.pods.insert("b".to_owned());
+    scene.sampler.want(&key("shop"), Some(more));
+    assert_eq!(scene.sampler.samples(&key("shop")), None);
+    scene.api.take();
+    scene.until(103).await;
+    let asked = scene.api.take();
+    assert!(
+        asked.len() == 2 && asked.iter().all(|a| a.text.contains("pod=~\"a[a-z0-9]{5}|b[a-z0-9]{5}\"")),
+        "{asked:?}"
+    );
+    assert!(scene.sampler.samples(&key("shop")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_since_keeps_the_answer_and_the_rhythm() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 0)));
+    scene.until(102).await;
+    let before = scene.sampler.samples(&key("shop"));
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 75)));
+    scene.api.take();
+    assert!(before.is_some());
+    scene.until(104).await;
+    assert_eq!(scene.sampler.samples(&key("shop")), before);
+    assert_eq!(scene.api.take_times().len(), 0);
+    scene.until(106).await;
+    assert_eq!(scene.api.take_times(), [90, 90]);
+    assert_eq!(scene.sampler.samples(&key("shop")).unwrap().since, T0 + 75_000);
+    // An earlier one is another question.
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 60)));
+    assert_eq!(scene.sampler.samples(&key("shop")), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_what_is_no_longer_wanted_is_not_kept() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.api.set("prom", Behaviour::TakesSeconds(5));
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 0)));
+    scene.until(102).await;
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 30)));
+    scene.until(106).await;
+    assert_eq!((scene.sampler.samples(&key("shop")), scene.woken()), (None, 0));
+    scene.until(108).await;
+    assert_eq!(scene.sampler.samples(&key("shop")).unwrap().since, T0 + 30_000);
+    assert_eq!(scene.woken(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_for_who_wants_nothing() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.api.set("prom", Behaviour::TakesSeconds(5));
+    let mut many = wanted("prom", 0);
+    for n in 0..5 {
+        let ratio = RatioQuery { events: format!("errors_{n}"), total: "requests".to_owned() };
+        many.query.metrics.insert(format!("ratio-{n}"), ratio);
+    }
+    scene.sampler.want(&key("shop"), Some(many));
+    scene.until(101).await;
+    assert_eq!(scene.api.take().len(), 2, "two at a time");
+    scene.sampler.want(&key("shop"), None);
+    scene.until(1000).await;
+    assert_eq!(scene.api.take_times().len(), 0);
+    assert_eq!((scene.sampler.samples(&key("shop")), scene.woken()), (None, 0));
+    assert!(scene.sampler.inner.lock().sources.is_empty(), "its task has ended");
+    // And it begins anew.
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 900)));
+    scene.until(1007).await;
+    assert_eq!((scene.api.take_times().len(), scene.woken()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_texts_of_a_rollout_are_asked_once() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    let mut two = wanted("prom", 0);
+    let ratio = RatioQuery { events: "slow".to_owned(), total: "requests".to_owned() };
+    two.query.metrics.insert("slow".to_owned(), ratio);
+    scene.sampler.want(&key("shop"), Some(two));
+    scene.until(101).await;
+    assert_eq!(scene.api.take().len(), 3);
+    assert_eq!(scene.sampler.samples(&key("shop")).unwrap().metrics.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failure_keeps_what_was_known_and_wakes_once() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 30)));
+    scene.until(102).await;
+    let good = scene.sampler.samples(&key("shop")).unwrap();
+    scene.api.set("prom", Behaviour::Refuses);
+    scene.woken();
+    scene.api.take();
+    scene.until(106).await;
+    let failed = scene.sampler.samples(&key("shop")).unwrap();
+    let (since, text) = failed.failing.clone().unwrap();
+    assert_eq!(since.as_millisecond(), T0 + 105_000);
+    assert_eq!(
+        text,
+        "metric ratio: MetricSource prom: answered HTTP 401: is the URL that of Prometheus, and may it be asked \
+         without credentials?"
+    );
+    assert_eq!((failed.until, &failed.metrics), (good.until, &good.metrics));
+    assert_eq!(scene.woken(), 1);
+
+    // It is asked again each interval, and the first failure stands.
+    scene.until(151).await;
+    assert_eq!(scene.api.take_times(), [90, 105, 120, 135]);
+    assert_eq!(scene.woken(), 0);
+    assert_eq!(scene.sampler.samples(&key("shop")).unwrap().failing.as_ref().unwrap().0, since);
+
+    // A change of the query does not hide it.
+    let mut other = wanted("prom", 90);
+    other.query.pods.insert("b".to_owned());
+    scene.sampler.want(&key("shop"), Some(other));
+    let changed = scene.sampler.samples(&key("shop")).unwrap();
+    assert_eq!((changed.since, changed.until), (T0 + 90_000, T0 + 90_000));
+    assert_eq!(changed.failing.as_ref().unwrap().0, since);
+
+    scene.until(152).await;
+    scene.api.set("prom", Behaviour::Answers);
+    scene.until(166).await;
+    assert_eq!(scene.sampler.samples(&key("shop")).unwrap().failing, None);
+    assert_eq!(scene.woken(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_failure_is_seen_without_any_samples() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.api.set("prom", Behaviour::NeverAnswers);
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 30)));
+    scene.until(109).await;
+    assert_eq!((scene.sampler.samples(&key("shop")), scene.woken()), (None, 0));
+    scene.until(111).await;
+    let samples = scene.sampler.samples(&key("shop")).unwrap();
+    assert_eq!((samples.since, samples.until), (T0 + 30_000, T0 + 30_000));
+    assert!(samples.failing.as_ref().unwrap().1.ends_with("did not answer within 10 s"));
+    assert_eq!(scene.woken(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_source_delays_nobody_elses_rollouts() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.api.set("silent", Behaviour::NeverAnswers);
+    for n in 0..20 {
+        scene.sampler.want(&key(&format!("a{n:02}")), Some(wanted("silent", 30)));
+    }
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 30)));
+    scene.until(101).await;
+    assert!(scene.sampler.samples(&key("shop")).is_some());
+    scene.until(200).await;
+    assert_eq!(scene.sampler.samples(&key("shop")).unwrap().until, T0 + 180_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespaces_take_turns() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.api.set("prom", Behaviour::TakesSeconds(1));
+    for n in 0..20 {
+        scene.sampler.want(
+            &Key { namespace: "crowd".to_owned(), name: format!("web-{n:02}") },
+            Some(wanted("prom", 30)),
+        );
+    }
+    scene.sampler.want(&key("small"), Some(wanted("prom", 30)));
+    scene.until(101).await;
+    scene.until(102).await;
+    assert!(scene.sampler.samples(&key("small")).is_some());
+    let urls: BTreeSet<_> = scene.api.take().into_iter().map(|asked| asked.url).collect();
+    assert_eq!(urls.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_pause_is_read_in_windows() {
+    let scene = Scene::new();
+    scene.until(1400).await;
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 0)));
+    scene.until(1401).await;
+    assert_eq!(scene.sampler.samples(&key("shop")).unwrap().until, T0 + 600_000);
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 600)));
+    scene.until(1402).await;
+    assert_eq!(scene.sampler.samples(&key("shop")).unwrap().until, T0 + 1_200_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubtful_answers_are_failures() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.api.set("partial", Behaviour::Warns);
+    scene.api.set("wide", Behaviour::Floods);
+    scene.sampler.want(&key("a"), Some(wanted("partial", 30)));
+    scene.sampler.want(&key("b"), Some(wanted("wide", 30)));
+    let mut wrong = wanted("prom", 30);
+    wrong.query.metrics.entry("ratio".to_owned()).and_modify(|r| r.events = "rate(errors[5m])".to_owned());
+    scene.sampler.want(&key("c"), Some(wrong));
+    scene.until(102).await;
+    let text = |namespace| scene.sampler.samples(&key(namespace)).unwrap().failing.clone().unwrap().1;
+    assert!(text("a").contains("answered with warnings"), "{}", text("a"));
+    assert_eq!(
+        text("b"),
+        "metric ratio: MetricSource wide: 51 series of 1 pods, more than 50 a pod: record `sum without (code) \
+         (..)` and select that, or match fewer values of code"
+    );
+    assert!(text("c").contains("a function call is not a plain selector"), "{}", text("c"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn odd_numbers_do_no_harm() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    for (n, since, interval, delay) in
+        [(0, i64::MIN, i64::MIN, i64::MIN), (1, i64::MAX, i64::MAX, i64::MAX), (2, T0, 0, 0), (3, T0, 1, -1)]
+    {
+        let mut odd = wanted("prom", 0);
+        (odd.query.since, odd.query.scrape_interval_ms, odd.query.delay_ms) = (since, interval, delay);
+        scene.sampler.want(&key(&n.to_string()), Some(odd));
+    }
+    let mut none = wanted("prom", 0);
+    none.query.pods.clear();
+    scene.sampler.want(&key("none"), Some(none));
+    scene.until(110).await;
+    assert!(scene.api.take().len() < 100);
+    let samples = scene.sampler.samples(&key("none")).unwrap();
+    assert_eq!((samples.failing.clone(), samples.metrics.len()), (None, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_handle_ends_all() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.sampler.want(&key("shop"), Some(wanted("prom", 30)));
+    let Scene { api, sampler, .. } = scene;
+    let clone = sampler.clone();
+    drop(sampler);
+    sleep(Duration::from_mins(1)).await;
+    assert_ne!(api.take().len(), 0);
+    drop(clone);
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(api.take().len(), 0);
+    assert_eq!(Arc::strong_count(&api), 1);
+}
