@@ -1,0 +1,3 @@
+//! Against a real API server, real pods, a real gateway, a real Prometheus, with real requests.
+
+mod shared;
