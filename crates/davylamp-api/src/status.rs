@@ -436,7 +436,8 @@ pub struct Checkpoint {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("default" = null, "maxProperties" = 200))]
     pub young: BTreeMap<String, i64>,
-    /// The target that is used, for pods with more than one.
+    /// The target that is used, for pods with more than one: by "metric pod", the time in ms since when, a space, and
+    /// its labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("default" = null, "maxProperties" = 200))]
     pub targets: BTreeMap<String, String>,

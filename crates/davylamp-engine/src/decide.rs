@@ -14,10 +14,12 @@ use crate::decision::{Decision, Why};
 use crate::observed::{Action, Observed};
 use crate::pass::Pass;
 use crate::program::{Conduct, Input};
-use crate::{desired, explain, states};
+use crate::{conflicts, desired, explain, states, steps};
 
 /// More transitions than any history needs in one pass.
 const TRANSITIONS: usize = 64;
+/// What a status may take.
+const STATUS_BYTES: usize = 24 * 1_024;
 /// The checkpoint is written so often at most, beyond transitions, ms.
 const CHECKPOINT: i64 = 60_000;
 
@@ -25,17 +27,22 @@ const CHECKPOINT: i64 = 60_000;
 pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: Instant) -> Decision {
     let now = Instant::from_millisecond(now.as_millisecond()).unwrap_or(now);
     let mut start = status.clone();
-    take_edited_steps(input, &mut start);
-    let conduct = input.run.as_ref();
-    let mut pass = Pass::new(input, start, observed, conduct, now);
+    let edited = take_edited_steps(input, &mut start);
+    let mut pass = Pass::new(input, start, observed, now);
+    if let Some(message) = edited {
+        let deadline = pass.progress_deadline();
+        pass.status.capacity_low_since = None;
+        pass.go(StateName::Scaling, Reason::StepsEdited, Some(deadline), message);
+    }
     pass.status.observed_generation = input.generation;
     if let Some(program) = &input.program {
         pass.status.selector.clone_from(&program.selector);
         pass.status.replicas = program.replicas.unwrap_or_else(|| existing_size(&pass));
     }
     note_source(&mut pass);
-    states::note_conflicts(&mut pass);
+    conflicts::note(&mut pass);
     take_actions(&mut pass);
+    retire_old(&mut pass);
     for _ in 0..TRANSITIONS {
         if !states::transition(&mut pass) {
             break;
@@ -44,63 +51,69 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
     }
     pass.note_pods();
     write_checkpoint(&mut pass, status);
-    let desired = desired::desired(&pass);
+    let desired = desired::desired(&mut pass);
     explain::conditions(&mut pass, status);
-    let wake = wake(&mut pass, status);
+    let wake = wake(&mut pass);
     let Pass { status: mut next, observed, .. } = pass;
+    bound(&mut next);
     trim_outbox(&mut next, status, observed);
     Decision { status: next, desired, wake }
 }
 
 /// Of a Rollout whose `replicas` is absent: what there is, else 1.
 fn existing_size(pass: &Pass<'_>) -> i32 {
-    match &pass.status.stable {
-        Some(_) => pass.status.replicas.max(1),
-        None => {
-            let hash = pass.input.program.as_ref().map(|p| p.hash.as_str()).unwrap_or_default();
-            pass.observed.revisions.get(hash).map_or(1, |r| r.desired.max(1))
-        }
+    if pass.status.stable.is_some() {
+        return pass.status.replicas.max(1);
     }
+    let hash = pass.input.program.as_ref().map(|p| p.hash.as_str()).unwrap_or_default();
+    pass.observed.revisions.get(hash).map_or(1, |r| r.desired.max(1))
 }
 
 /// A valid edit of steps in mid-run counts at once: the same weight in the new list keeps the state, else the run goes
-/// on at the first step that is not lower, and never above the last.
-fn take_edited_steps(input: &Input, status: &mut RolloutStatus) {
-    let (Some(program), Some(run)) = (&input.program, &input.run) else { return };
-    let (Some(canary), Some(step)) = (&status.canary, &mut status.step) else { return };
+/// on at the first step that is not lower, and never above the last: then the message says so.
+fn take_edited_steps(input: &Input, status: &mut RolloutStatus) -> Option<String> {
+    let (program, run) = (input.program.as_ref()?, input.run.as_ref()?);
+    let (canary, step) = (status.canary.as_ref()?, status.step.as_mut()?);
     let now = status.plan.as_ref().map_or(&run.steps, |p| &p.steps);
     let steps = &program.conduct.steps;
     let judged = matches!(
-        status.state.as_ref().map(|s| s.name),
-        Some(
-            StateName::Scaling
-                | StateName::Shifting
-                | StateName::Settling
-                | StateName::Judging
-                | StateName::Holding
-                | StateName::Paused
-        )
+        status.state.as_ref()?.name,
+        StateName::Scaling
+            | StateName::Shifting
+            | StateName::Settling
+            | StateName::Judging
+            | StateName::Holding
+            | StateName::Paused
     );
     if !judged || now == steps || canary.hash != program.hash {
-        return;
+        return None;
     }
     let same = steps.iter().position(|s| s.weight == step.weight);
     let first = steps.iter().position(|s| s.weight >= step.weight);
-    let index = same.or(first).unwrap_or(steps.len().saturating_sub(1));
-    step.index = i32::try_from(index + 1).unwrap_or(1);
+    let index = same.or(first).unwrap_or_else(|| steps.len().saturating_sub(1));
+    let new = steps.get(index)?;
+    step.index = i32::try_from(index).unwrap_or(i32::MAX).saturating_add(1);
     step.of = i32::try_from(steps.len()).unwrap_or(i32::MAX);
-    if let Some(new) = steps.get(index) {
-        step.weight = new.weight;
-    }
+    step.weight = new.weight;
     status.plan = Some(Plan { generation: input.generation, steps: steps.clone() });
-    if same.is_none() {
-        step.approved = false;
-        if let Some(state) = &mut status.state {
-            // Scaling has a deadline of its own; that of the state it replaces would be another's.
-            state.name = StateName::Scaling;
-            state.reason = Reason::StepsEdited;
-            state.deadline = None;
-        }
+    // The margin may be another now: what was shown against the old one shows nothing against it.
+    let checkpoint = status.analysis.as_mut().and_then(|a| a.checkpoint.as_mut());
+    for metric in checkpoint.into_iter().flat_map(|c| c.metrics.values_mut()) {
+        metric.safe = None;
+    }
+    if same.is_some() {
+        return None;
+    }
+    step.approved = false;
+    Some(format!("steps were edited: the run goes on at step {} of {}, {}", step.index, step.of, step.weight))
+}
+
+/// The previous version's pods go when their time has come.
+fn retire_old(pass: &mut Pass<'_>) {
+    if let Some(until) = pass.status.old.as_ref().and_then(|o| o.until)
+        && pass.reached(until, Why::OldPods)
+    {
+        pass.status.old = None;
     }
 }
 
@@ -115,7 +128,7 @@ fn note_source(pass: &mut Pass<'_>) {
         }
         (Source::Ready { .. }, Some(samples)) => match &samples.failing {
             Some((since, _)) => {
-                analysis.failing_since.get_or_insert(*since.min(&pass.now));
+                analysis.failing_since.get_or_insert_with(|| *since.min(&pass.now));
             }
             None => analysis.failing_since = None,
         },
@@ -140,7 +153,7 @@ fn take_actions(pass: &mut Pass<'_>) {
             uid: action.uid.clone(),
             name: action.name.clone(),
             phase,
-            message: explain::bounded(message, 1_024),
+            message: explain::bounded(message, 512),
             at: pass.now,
         });
     }
@@ -226,14 +239,13 @@ fn promote(pass: &mut Pass<'_>, action: &Action, who: &str) -> Result<String, St
     }
     if action.full {
         let message = format!("promoted in full{who}: the pods come first");
-        states::promote_all(pass, message.clone());
+        steps::promote_all(pass, message.clone());
         return Ok(message);
     }
     let message = format!("step {} of {} promoted{who}", step.index, step.of);
-    if pass.state() == StateName::Paused {
-        states::next_step(pass, Reason::Promote, message.clone());
-    } else if pass.state() == StateName::Judging && pass.step().is_none_or(|s| s.approval.is_none()) {
-        states::next_step(pass, Reason::Promote, message.clone());
+    let judged_alone = pass.step().is_none_or(|s| s.approval.is_none());
+    if pass.state() == StateName::Paused || (pass.state() == StateName::Judging && judged_alone) {
+        steps::next_step(pass, Reason::Promote, &message);
     }
     Ok(message)
 }
@@ -248,9 +260,9 @@ fn write_checkpoint(pass: &mut Pass<'_>, before: &RolloutStatus) {
         }
         return;
     };
-    let last =
-        pass.status.analysis.as_ref().and_then(|a| a.checkpoint.as_ref()).map_or(i64::MIN / 2, |c| c.at);
-    if !transition && !(fold.moved() && now.as_millisecond() - last >= CHECKPOINT) {
+    let last = pass.status.analysis.as_ref().and_then(|a| a.checkpoint.as_ref()).map_or(i64::MIN, |c| c.at);
+    let due = fold.moved() && now.as_millisecond().saturating_sub(last) >= CHECKPOINT;
+    if !transition && !due {
         return;
     }
     let share = fold.observed_share();
@@ -268,7 +280,7 @@ fn write_checkpoint(pass: &mut Pass<'_>, before: &RolloutStatus) {
     }
 }
 
-fn wake(pass: &mut Pass<'_>, _before: &RolloutStatus) -> Option<crate::decision::Wake> {
+fn wake(pass: &mut Pass<'_>) -> Option<crate::decision::Wake> {
     let kept = pass.state() == StateName::Paused && pass.past_deadline();
     if let Some(deadline) = pass.status.state.as_ref().and_then(|s| s.deadline)
         && !kept
@@ -277,6 +289,22 @@ fn wake(pass: &mut Pass<'_>, _before: &RolloutStatus) -> Option<crate::decision:
         pass.reached(deadline.max(now), Why::Deadline);
     }
     pass.wakes.iter().filter(|w| w.at > pass.now).min().copied()
+}
+
+/// Details of what is still to be told go before the status grows past its limit, the oldest first.
+fn bound(status: &mut RolloutStatus) {
+    let size = |status: &RolloutStatus| serde_json::to_string(status).map_or(0, |text| text.len());
+    for i in 0..status.pending.len() {
+        if size(status) <= STATUS_BYTES {
+            return;
+        }
+        status.pending[i].record.metrics.clear();
+        status.pending[i].record.gap = Some(true);
+    }
+    while size(status) > STATUS_BYTES && status.pending.len() > 1 {
+        status.pending.remove(0);
+        status.dropped = status.dropped.saturating_add(1);
+    }
 }
 
 /// What was delivered leaves the outbox, with the next write for another reason.

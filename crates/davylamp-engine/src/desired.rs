@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use davylamp_api::RolloutRunSpec;
-use davylamp_api::conditions::Reason;
 use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::{Stage, StateName};
 
-use crate::decision::{Desired, Query, RouteGoal};
+use crate::decision::{Desired, Query, RouteGoal, Why};
 use crate::observed::{Hash, Role, Source, Template};
-use crate::pass::{Pass, pod_prefix, run_name};
-use crate::states::{next_attempt, ready_to_start};
+use crate::pass::{Pass, later, pod_prefix, run_name};
+use crate::rest::{next_attempt, ready_to_start};
 
-pub(crate) fn desired(pass: &Pass<'_>) -> Desired {
+pub(crate) fn desired(pass: &mut Pass<'_>) -> Desired {
     let mut desired = Desired {
         check: check(pass),
         fill_replicas: pass
@@ -30,15 +29,21 @@ pub(crate) fn desired(pass: &Pass<'_>) -> Desired {
         weights: weights(pass),
         query: query(pass),
     };
+    desired.finalizer = finalizer(pass);
+    desired
+}
+
+/// On while a route holds our numbers; a deletion waits for them no longer than its deadline.
+fn finalizer(pass: &mut Pass<'_>) -> Option<bool> {
     let held = pass.status.traffic.as_ref().is_some_and(|t| !t.originals.is_empty());
-    let too_late =
-        pass.observed.meta.deleting && pass.state() == StateName::RollingBack && pass.past_deadline();
-    desired.finalizer = match (held && !too_late, pass.observed.meta.finalizer) {
-        (true, false) if !pass.observed.meta.deleting => Some(true),
+    let meta = &pass.observed.meta;
+    let until = meta.deleted_at.filter(|_| meta.deleting).map(|at| later(at, pass.progress_deadline()));
+    let too_late = held && until.is_some_and(|at| pass.reached(at, Why::Deadline));
+    match (held && !too_late, meta.finalizer) {
+        (true, false) if !meta.deleting => Some(true),
         (false, true) => Some(false),
         _ => None,
-    };
-    desired
+    }
 }
 
 fn check(pass: &Pass<'_>) -> Option<Hash> {
@@ -87,90 +92,99 @@ fn revisions(pass: &Pass<'_>) -> BTreeMap<Hash, i64> {
     both.into_iter().flatten().map(|r| (r.hash.clone(), r.revision)).collect()
 }
 
+/// What is absent stays as it is: an observation may be old, and pods go only when no route sends them anything.
 fn sizes(pass: &Pass<'_>) -> BTreeMap<Hash, i32> {
+    let Some(stable) = &pass.status.stable else { return BTreeMap::new() };
     let mut sizes = BTreeMap::new();
-    for (hash, revision) in &pass.observed.revisions {
-        if revision.desired > 0 {
+    let observed = pass.observed;
+    let kept = [&pass.status.stable, &pass.status.canary].into_iter().flatten().map(|r| &r.hash);
+    let kept: Vec<&Hash> = kept
+        .chain(pass.status.old.as_ref().map(|o| &o.hash))
+        .chain(observed.services.values().filter_map(|s| s.selects.as_ref()))
+        .collect();
+    for (hash, _) in observed.revisions.iter().filter(|(_, r)| r.desired > 0) {
+        if pass.state() != StateName::Unknown && !kept.contains(&hash) {
             sizes.insert(hash.clone(), 0);
         }
     }
-    let Some(stable) = &pass.status.stable else { return BTreeMap::new() };
-    let size = pass.size();
-    if let Some(old) = &pass.status.old
-        && pass.observed.revisions.get(&old.hash).is_some_and(|r| r.desired > 0)
-    {
-        let kept = pass.observed.revisions.get(&old.hash).map_or(size, |r| r.desired);
-        sizes.insert(old.hash.clone(), kept);
-    }
     if let Some(canary) = &pass.status.canary {
-        let now = pass.observed.revisions.get(&canary.hash).map_or(0, |r| r.desired);
-        let carried = pass.pods_for(pass.weight());
+        let now = observed.revisions.get(&canary.hash).map_or(0, |r| r.desired);
+        let need = pass.need();
         let wanted = match pass.state() {
-            StateName::Preparing => None,
             StateName::Scaling
             | StateName::Shifting
             | StateName::Settling
-            | StateName::Judging
             | StateName::Holding
-            | StateName::Paused
-                if pass.step().is_some() =>
-            {
-                // Never fewer than the weight that is carried now needs.
-                Some(if pass.weight() > Percent::ZERO {
-                    pass.need().max(carried.min(now))
-                } else {
-                    pass.need()
-                })
-            }
-            StateName::Promoting => Some(size),
-            // As they are: pods go only when no route sends them anything.
-            _ => (now > 0).then_some(now),
+            | StateName::Paused => (now < need).then_some(need),
+            StateName::Judging => Some(need),
+            StateName::Promoting => Some(pass.size()),
+            StateName::Preparing
+            | StateName::RollingBack
+            | StateName::Finalising
+            | StateName::Healthy
+            | StateName::Degraded
+            | StateName::Unknown => None,
         };
-        match wanted {
-            Some(wanted) => sizes.insert(canary.hash.clone(), wanted),
-            None => sizes.remove(&canary.hash),
-        };
+        sizes.extend(wanted.map(|wanted| (canary.hash.clone(), wanted)));
     }
-    if pass.state() == StateName::Unknown {
-        sizes.clear();
-    }
-    sizes.insert(stable.hash.clone(), size);
+    sizes.insert(stable.hash.clone(), pass.size());
     sizes
 }
 
-/// A selector moves only while its Service has weight 0 on every verified router; the states see to it.
+/// What the states ask for, without a move that would take traffic somewhere. What is absent stays as it is.
 fn selectors(pass: &Pass<'_>) -> BTreeMap<Role, Hash> {
     let mut selectors = BTreeMap::new();
     let Some(stable) = &pass.status.stable else { return selectors };
-    let old = pass.status.old.as_ref().map(|o| o.hash.clone());
+    let old = pass.status.old.as_ref().map(|o| &o.hash);
     let state = pass.state();
     let before = state == StateName::Finalising && pass.stage() < Stage::Select;
-    selectors.insert(Role::Stable, old.filter(|_| before).unwrap_or_else(|| stable.hash.clone()));
+    selectors.insert(Role::Stable, old.filter(|_| before).unwrap_or(&stable.hash).clone());
     let canary = match (&pass.status.canary, state) {
-        (None, _) => Some(stable.hash.clone()),
-        (Some(_), StateName::Preparing) => Some(stable.hash.clone()),
-        (Some(_), StateName::Scaling) if pass.weight() == Percent::ZERO => Some(stable.hash.clone()),
-        (Some(_), StateName::RollingBack) if pass.stage() >= Stage::Select => Some(stable.hash.clone()),
-        // As it is: it is not known whether it has moved, and it may carry weight.
-        (Some(_), StateName::RollingBack | StateName::Unknown) => None,
-        (Some(canary), _) => Some(canary.hash.clone()),
+        (None, _) | (Some(_), StateName::Preparing) => Some(&stable.hash),
+        (Some(_), StateName::RollingBack) => {
+            (pass.stage() >= Stage::Select && pass.stage() != Stage::Unknown).then_some(&stable.hash)
+        }
+        (Some(canary), _) => {
+            let carries = pass.weight() > Percent::ZERO;
+            let moves = matches!(state, StateName::Shifting | StateName::Promoting);
+            (moves || (carries && state != StateName::Unknown)).then_some(&canary.hash)
+        }
     };
-    if let Some(canary) = canary {
-        selectors.insert(Role::Canary, canary);
-    }
+    let selects = |role| pass.observed.services.get(&role).and_then(|s| s.selects.as_ref());
+    let canary = canary.or_else(|| selects(Role::Canary).is_none().then_some(&stable.hash));
+    selectors.extend(canary.map(|hash| (Role::Canary, hash.clone())));
     selectors
+        .retain(|role, to| selects(*role).is_none_or(|from| from == to || may_move(pass, *role, from, to)));
+    selectors
+}
+
+/// A selector moves only while its Service carries nothing on any route, and never to a revision with fewer ready pods
+/// than it takes. What is no revision of ours is put right at once.
+fn may_move(pass: &Pass<'_>, role: Role, from: &Hash, to: &Hash) -> bool {
+    if pass.status.traffic.is_none() {
+        let (ready, before) = (pass.available(to), pass.available(from));
+        return ready >= before.min(pass.size());
+    }
+    let ours = [&pass.status.stable, &pass.status.canary].into_iter().flatten().map(|r| &r.hash);
+    if !ours.chain(pass.status.old.as_ref().map(|o| &o.hash)).any(|hash| hash == from) {
+        return true;
+    }
+    if pass.state() == StateName::RollingBack {
+        return pass.carries_nothing(role) || pass.past_deadline();
+    }
+    pass.carries_nothing(role) && pass.available(to) > 0
 }
 
 fn weights(pass: &Pass<'_>) -> BTreeMap<davylamp_api::rollout::RouteRef, RouteGoal> {
     let Some(traffic) = &pass.status.traffic else { return BTreeMap::new() };
-    let conflict = pass.state() == StateName::Paused && pass.reason() == Reason::RouteConflict;
-    if conflict || !pass.put_back {
+    if !pass.put_back {
         return BTreeMap::new();
     }
     traffic
         .originals
         .iter()
         .filter(|o| pass.observed.routes.get(&o.route).is_some_and(|r| r.found))
+        .filter(|o| traffic.restore || !pass.rises_uncovered(&o.route))
         .map(|o| {
             let goal = if traffic.restore {
                 RouteGoal::Restore(o.clone())

@@ -9,9 +9,9 @@ use davylamp_api::status::{Phase, RolloutStatus, Stage, StateName, Verdict};
 
 use crate::fold::Fold;
 use crate::observed::{Action, Role, Source, Template};
-use crate::pass::Pass;
+use crate::pass::{Pass, later};
 use crate::program::Conduct;
-use crate::states::services_ready;
+use crate::rest::services_ready;
 
 /// At most so many bytes, cut at a character.
 pub(crate) fn bounded(text: String, most: usize) -> String {
@@ -41,7 +41,7 @@ fn ratio(n: f64) -> String {
 
 fn interval(interval: Option<Interval>, alpha: f64) -> String {
     let Some(interval) = interval else { return String::new() };
-    let end = |end: Option<f64>| end.map_or("?".to_owned(), |n| format!("{n:.2}"));
+    let end = |end: Option<f64>| end.map_or_else(|| "?".to_owned(), |n| format!("{n:.2}"));
     format!(" ({}-{}, {:.0} %)", end(interval.lower), end(interval.upper), (1.0 - 2.0 * alpha) * 100.0)
 }
 
@@ -50,7 +50,7 @@ fn sentence(m: &MetricRecord, alpha: f64) -> String {
     format!(
         "{} {} baseline{}: {} of {} against {} of {}; tolerated {}",
         m.name,
-        m.ratio.map_or("?".to_owned(), ratio),
+        m.ratio.map_or_else(|| "?".to_owned(), ratio),
         interval(m.interval, alpha),
         count(m.canary.events),
         count(m.canary.exposure),
@@ -87,7 +87,7 @@ pub(crate) fn passed(pass: &Pass<'_>) -> String {
     format!(
         "{}; shown to be below {} at a false promotion rate of {}",
         sentences(pass, None),
-        margin.map_or("?".to_owned(), ratio),
+        margin.map_or_else(|| "?".to_owned(), ratio),
         crate::fold::percent(beta)
     )
 }
@@ -137,12 +137,12 @@ pub(crate) fn deadline(pass: &Pass<'_>, reason: Reason) -> String {
 }
 
 pub(crate) fn rolled_back(pass: &Pass<'_>, stable: i64) -> String {
-    let what = match pass.reason() {
-        Reason::Superseded => "nothing of the superseded revision is left",
-        Reason::ProgressDeadline | Reason::TrafficDeadline | Reason::RunLost => {
-            "rolled back; it is tried again by itself"
-        }
-        _ => "rolled back; apply another template, or create a RolloutAction with the verb retry",
+    let what = if pass.reason() == Reason::Superseded {
+        "nothing of the superseded revision is left"
+    } else if crate::ending::tried_again(pass.reason()) {
+        "rolled back; it is tried again by itself"
+    } else {
+        "rolled back; apply another template, or create a RolloutAction with the verb retry"
     };
     format!("all traffic is at revision {stable} ({}); {what}", pass.reason())
 }
@@ -171,7 +171,9 @@ pub(crate) fn route_conflict(pass: &Pass<'_>) -> String {
 pub(crate) fn source_failing(pass: &Pass<'_>) -> String {
     match source_usable_of(pass) {
         Err((_, why)) => why,
-        Ok(()) => "the metric source does not answer".to_owned(),
+        Ok(()) => {
+            "no data arrives, and the metric source does not say why: check the controller's log".to_owned()
+        }
     }
 }
 
@@ -232,23 +234,45 @@ pub(crate) fn conditions(pass: &mut Pass<'_>, before: &RolloutStatus) {
     let reason = pass.reason();
     let available = available(pass);
     let kept = pass.state() == StateName::Paused && pass.past_deadline();
-    let stuck = pass.state() == StateName::RollingBack && pass.past_deadline();
-    let newer = pass.input.program.as_ref().is_some_and(|p| p.hash != pass.stable_hash());
+    let newer = pass.input.program.as_ref().filter(|p| p.hash != pass.stable_hash());
+    // A revision that was never tried, and about which nobody has yet said no, is under way.
+    let begins = newer.is_some_and(|p| {
+        !invalid
+            && !pass.observed.meta.deleting
+            && !pass.status.rejected.iter().any(|r| r.hash == p.hash)
+            && pass.status.latest.as_ref().is_none_or(|l| l.hash != p.hash || l.missed.is_none())
+    });
+    let newer = newer.is_some();
+    let short = pass.status.capacity_low_since.filter(|_| !available.0);
+    let too_short = short.is_some_and(|since| later(since, pass.progress_deadline()) <= pass.now);
     // kstatus: exactly one of Ready, Reconciling and Stalled is True.
     let (phase, which) = match pass.state() {
         _ if pass.status.stable.is_none() && invalid => (Phase::Degraded, ConditionType::Stalled),
         _ if pass.status.stable.is_none() => (Phase::Progressing, ConditionType::Reconciling),
         StateName::Healthy if invalid => (Phase::Degraded, ConditionType::Stalled),
-        StateName::Healthy if !available.0 && pass.reason() != Reason::FirstRelease => {
-            (Phase::Progressing, ConditionType::Reconciling)
+        StateName::Healthy if !available.0 => {
+            let phase = if too_short { Phase::Degraded } else { Phase::Progressing };
+            (phase, ConditionType::Reconciling)
         }
         StateName::Healthy if newer => (Phase::Progressing, ConditionType::Reconciling),
         StateName::Healthy => (Phase::Healthy, ConditionType::Ready),
+        StateName::Degraded if begins && pass.proven() => (Phase::Progressing, ConditionType::Reconciling),
         StateName::Degraded => (Phase::Degraded, ConditionType::Stalled),
         StateName::Paused if kept => (Phase::Degraded, ConditionType::Stalled),
         StateName::Paused => (Phase::Paused, ConditionType::Reconciling),
-        StateName::RollingBack if stuck => (Phase::Degraded, ConditionType::Stalled),
-        _ => (Phase::Progressing, ConditionType::Reconciling),
+        StateName::RollingBack | StateName::Finalising if pass.past_deadline() => {
+            (Phase::Degraded, ConditionType::Stalled)
+        }
+        StateName::Preparing
+        | StateName::Scaling
+        | StateName::Shifting
+        | StateName::Settling
+        | StateName::Judging
+        | StateName::Holding
+        | StateName::Promoting
+        | StateName::Finalising
+        | StateName::RollingBack
+        | StateName::Unknown => (Phase::Progressing, ConditionType::Reconciling),
     };
     pass.status.phase = Some(phase);
     pass.status.message = bounded(message.clone(), 2_048);
@@ -269,7 +293,7 @@ pub(crate) fn conditions(pass: &mut Pass<'_>, before: &RolloutStatus) {
         message: available.1,
     });
     wanted.extend(services(pass));
-    wanted.extend(traffic(pass));
+    wanted.push(traffic(pass));
     wanted.extend(analysis(pass));
     let (generation, now) = (pass.input.generation, pass.now);
     for condition in wanted {
@@ -351,27 +375,21 @@ fn available(pass: &Pass<'_>) -> (bool, String) {
 
 fn services(pass: &Pass<'_>) -> Option<Wanted> {
     let program = pass.input.program.as_ref()?;
+    let service = pass.observed.services.get(&Role::Stable);
+    let ready = pass.size() == 0 || service.is_some_and(|s| s.ready.values().any(|n| *n > 0));
     let (status, reason, message) = match services_ready(pass, program) {
         Err((reason, message)) => (false, reason, message),
-        Ok(()) => {
-            let hash = pass.stable_hash();
-            let ready =
-                pass.observed.services.get(&Role::Stable).is_some_and(|s| s.ready.values().any(|n| *n > 0));
-            if ready || pass.size() == 0 {
-                (true, Reason::AsExpected, "both Services stand and have pods".to_owned())
-            } else {
-                (
-                    false,
-                    Reason::NoEndpoints,
-                    format!("no pod of revision {hash} is ready behind Service {}", program.services.stable),
-                )
-            }
-        }
+        Ok(()) if ready => (true, Reason::AsExpected, "both Services stand and have pods".to_owned()),
+        Ok(()) => (
+            false,
+            Reason::NoEndpoints,
+            format!("no pod is ready behind Service {}", program.services.stable),
+        ),
     };
     Some(Wanted { kind: ConditionType::ServicesReady, status: Some(status), reason, message })
 }
 
-fn traffic(pass: &mut Pass<'_>) -> Option<Wanted> {
+fn traffic(pass: &mut Pass<'_>) -> Wanted {
     let kind = ConditionType::TrafficReady;
     let result = match &pass.status.traffic {
         Some(traffic) => {
@@ -399,7 +417,7 @@ fn traffic(pass: &mut Pass<'_>) -> Option<Wanted> {
             (true, Reason::AsExpected, format!("the routes send {} to the canary", at_weight(pass)))
         }
     };
-    Some(Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) })
+    Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) }
 }
 
 fn at_weight(pass: &Pass<'_>) -> Percent {
@@ -440,9 +458,8 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
                     pods.len()
                 ),
             ),
-            None => {
-                no_series(pass).unwrap_or((true, Reason::AsExpected, "the metric source answers".to_owned()))
-            }
+            None => no_series(pass)
+                .unwrap_or_else(|| (true, Reason::AsExpected, "the metric source answers".to_owned())),
         },
     };
     Some(Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) })

@@ -24,8 +24,14 @@ use crate::program::{MetricPlan, Plan};
 const SILENT_BLOCKS: i64 = 3;
 /// Zero requests are silence when so many were expected.
 const EXPECTED: f64 = 10.0;
+/// The largest count: floating point counts every event up to here.
+const MOST: f64 = 9_007_199_254_740_992.0;
+/// The last moment of year 9999, ms since 1970.
+const LATEST: i64 = 253_402_300_799_999;
 /// Rows of counts in a checkpoint.
 const ROWS: usize = 8;
+/// Bytes of remembered targets, about.
+const TARGETS: usize = 4_096;
 /// Rounds that one pass folds at most; the rest follows in the next.
 const ROUNDS: usize = 20_000;
 
@@ -88,7 +94,7 @@ impl<'a> Fold<'a> {
         let block = interval * ((15_000 + interval - 1) / interval);
         let next_weight = next.share().max(1e-4);
         let margin = 1.0 + plan.impact / next_weight;
-        let checkpoint = checkpoint.clone();
+        let checkpoint = readable(checkpoint);
         let metrics = plan
             .metrics
             .iter()
@@ -113,6 +119,7 @@ impl<'a> Fold<'a> {
 
     /// Samples count from `effective` + settle on. Blocks are closed; the evidence of a step begins anew.
     pub(crate) fn open(&mut self, effective: Instant) {
+        self.close();
         let t0 = effective.as_millisecond();
         let from = t0 + self.plan.settle;
         self.checkpoint.t0 = t0;
@@ -165,7 +172,7 @@ impl<'a> Fold<'a> {
             return;
         }
         self.remember_young(observed);
-        let last = self.index(samples.until + 1) - 1;
+        let last = self.index(samples.until.clamp(0, LATEST) + 1) - 1;
         let first = self.index(self.checkpoint.folded_until + 1);
         if last < first {
             return;
@@ -179,14 +186,15 @@ impl<'a> Fold<'a> {
             })
             .collect();
         for (m, metric) in self.plan.metrics.iter().enumerate() {
-            let Some(metric) = samples.metrics.get(&metric.name) else { continue };
+            let name = &metric.name;
+            let Some(metric) = samples.metrics.get(name) else { continue };
             for (pod, targets) in &metric.pods {
                 let canary = pod.starts_with(&cohorts.canary);
                 if !canary && !pod.starts_with(&cohorts.baseline) {
                     continue;
                 }
                 let warm = self.warm_at(pod, observed);
-                let Some((increments, after)) = self.choose(pod, targets) else { continue };
+                let Some((increments, after)) = self.choose(name, pod, targets) else { continue };
                 for increment in increments {
                     if increment.to <= self.checkpoint.folded_until || increment.from < after {
                         continue;
@@ -228,7 +236,7 @@ impl<'a> Fold<'a> {
                 if metric.rows.is_empty() {
                     metric.rows.push([0.0; 4]);
                 }
-                for (sum, n) in metric.rows[0].iter_mut().zip([
+                for (sum, n) in metric.rows.iter_mut().take(1).flatten().zip([
                     counts.x_canary,
                     counts.x_baseline,
                     counts.n_canary,
@@ -250,12 +258,15 @@ impl<'a> Fold<'a> {
             return;
         }
         let silent = &mut self.checkpoint.silent;
-        let count = |seen: bool, total: &mut i64| *total = if seen { 0 } else { *total + self.interval };
+        let count =
+            |seen: bool, total: &mut i64| *total = if seen { 0 } else { total.saturating_add(self.interval) };
         count(round.canary_present, &mut silent.canary_absent);
         count(round.baseline_present, &mut silent.baseline_absent);
         count(canary > 0.0, &mut silent.canary_idle);
         count(baseline > 0.0, &mut silent.baseline_idle);
         silent.baseline_meanwhile = if canary > 0.0 { 0.0 } else { silent.baseline_meanwhile + baseline };
+        // JSON knows no infinity.
+        silent.baseline_meanwhile = silent.baseline_meanwhile.clamp(0.0, MOST);
     }
 
     /// What was not seen for three blocks. Warm-up is no silence: it is known that nothing counts yet.
@@ -369,13 +380,13 @@ impl<'a> Fold<'a> {
                 until: time(self.checkpoint.folded_until.max(self.checkpoint.from)),
                 canary: metric.canary(),
                 baseline: metric.baseline(),
-                ratio: metric.ratio(),
+                ratio: metric.ratio().map(rounded),
                 interval: metric.interval(self.plan.alpha),
                 tolerated: plan.tolerated,
-                log_e: metric.event.log_e(),
-                log_e_non_inferior: metric.safe.log_e(),
-                margin: self.margin,
-                weight,
+                log_e: rounded(metric.event.log_e()),
+                log_e_non_inferior: rounded(metric.safe.log_e()),
+                margin: rounded(self.margin),
+                weight: rounded(weight),
             })
             .collect()
     }
@@ -398,7 +409,7 @@ impl<'a> Fold<'a> {
                 MetricStatus {
                     name: plan.name.clone(),
                     verdict,
-                    ratio: metric.ratio(),
+                    ratio: metric.ratio().map(rounded),
                     interval: metric.interval(self.plan.alpha),
                     tolerated: plan.tolerated,
                     evidence: percent(evidence),
@@ -423,24 +434,30 @@ impl<'a> Fold<'a> {
     /// stretch of time, which would double the evidence.
     fn choose<'t>(
         &mut self,
+        metric: &str,
         pod: &str,
         targets: &'t BTreeMap<String, Vec<Increment>>,
     ) -> Option<(&'t [Increment], i64)> {
-        let known =
-            self.checkpoint.targets.get(pod).filter(|t| targets.get(*t).is_some_and(|i| !i.is_empty()));
-        if let Some(known) = known {
-            return targets.get(known).map(|i| (i.as_slice(), i64::MIN));
+        let key = format!("{metric} {pod}");
+        let live = |target: &str| targets.get(target).map(Vec::as_slice).filter(|i| !i.is_empty());
+        let kept = self.checkpoint.targets.get(&key).and_then(|kept| kept.split_once(' '));
+        if let Some((after, target)) = kept
+            && let (Ok(after), Some(increments)) = (after.parse(), live(target))
+        {
+            return Some((increments, after));
         }
-        let mut live = targets.iter().filter(|(_, increments)| !increments.is_empty());
-        let (name, increments) = live.next()?;
-        if live.next().is_none() && !self.checkpoint.targets.contains_key(pod) {
+        let mut all = targets.iter().filter(|(_, increments)| !increments.is_empty());
+        let (target, increments) = all.next()?;
+        if all.next().is_none() && kept.is_none() {
             return Some((increments, i64::MIN));
         }
         self.duplicates.insert(pod.to_owned());
-        if self.checkpoint.targets.len() < 200 || self.checkpoint.targets.contains_key(pod) {
-            self.checkpoint.targets.insert(pod.to_owned(), name.clone());
+        let after = self.checkpoint.folded_until;
+        let known = &mut self.checkpoint.targets;
+        if known.values().map(String::len).sum::<usize>() < TARGETS || known.contains_key(&key) {
+            known.insert(key, format!("{after} {target}"));
         }
-        Some((increments, self.checkpoint.folded_until))
+        Some((increments, after))
     }
 
     /// A pod that flaps keeps the moment when it was first ready for as long as it is young.
@@ -459,7 +476,7 @@ impl<'a> Fold<'a> {
     /// From when samples of the pod count; None while that is unknown.
     fn warm_at(&self, pod: &str, observed: &Observed) -> Option<i64> {
         if let Some(ready) = self.checkpoint.young.get(pod) {
-            return Some(ready + self.plan.warmup);
+            return Some(ready.saturating_add(self.plan.warmup));
         }
         match observed.revisions.values().find_map(|r| r.pods.get(pod)) {
             Some(pod) => pod.ready_at.map(|ready| ready.as_millisecond() + self.plan.warmup),
@@ -467,6 +484,16 @@ impl<'a> Fold<'a> {
             None => Some(i64::MIN),
         }
     }
+}
+
+/// A checkpoint by hand or by another version holds any numbers; times before 1970 or after year 9999 are no times.
+fn readable(checkpoint: &Checkpoint) -> Checkpoint {
+    let mut checkpoint = checkpoint.clone();
+    for time in [&mut checkpoint.t0, &mut checkpoint.from, &mut checkpoint.folded_until] {
+        *time = (*time).clamp(0, LATEST);
+    }
+    checkpoint.silent.baseline_meanwhile = checkpoint.silent.baseline_meanwhile.clamp(0.0, MOST);
+    checkpoint
 }
 
 fn add(counts: &mut Counts, increment: &Increment, canary: bool) {
@@ -477,6 +504,12 @@ fn add(counts: &mut Counts, increment: &Increment, canary: bool) {
         counts.x_baseline += increment.events;
         counts.n_baseline += increment.total;
     }
+}
+
+/// With six decimals: what is shown, and survives being written and read.
+fn rounded(number: f64) -> f64 {
+    let scaled = number * 1e6;
+    if scaled.abs() < MOST { libm::round(scaled) / 1e6 } else { number }
 }
 
 /// A share as a percentage from 0 % to 100 %, rounded down; no number is 0 %.
@@ -515,16 +548,18 @@ impl MetricFold {
             event: event.unwrap_or_else(|| event_process(plan, seconds)),
             safe: safe.unwrap_or_else(|| non_inferiority(plan, margin, next_weight)),
             block_until: kept.map_or(0, |k| k.block_until),
-            rows: kept.map(|k| k.rows.clone()).unwrap_or_default(),
+            rows: kept
+                .map(|k| k.rows.iter().take(ROWS).map(|r| r.map(|n| n.clamp(0.0, MOST))).collect())
+                .unwrap_or_default(),
         }
     }
 
     fn canary(&self) -> Cohort {
-        self.rows.first().map_or(Cohort::default(), |r| Cohort { events: r[0], exposure: r[2] })
+        self.rows.first().map_or_else(Cohort::default, |r| Cohort { events: r[0], exposure: r[2] })
     }
 
     fn baseline(&self) -> Cohort {
-        self.rows.first().map_or(Cohort::default(), |r| Cohort { events: r[1], exposure: r[3] })
+        self.rows.first().map_or_else(Cohort::default, |r| Cohort { events: r[1], exposure: r[3] })
     }
 
     fn counts(&self) -> impl Iterator<Item = Counts> + '_ {
@@ -545,8 +580,8 @@ impl MetricFold {
         let counts: Vec<Counts> = self.counts().collect();
         let interval = davylamp_stats::rr_confidence_sequence(&counts, alpha).ok()?;
         Some(Interval {
-            lower: (interval.lower > 0.0).then_some(interval.lower),
-            upper: interval.upper.is_finite().then_some(interval.upper),
+            lower: (interval.lower > 0.0).then(|| rounded(interval.lower)),
+            upper: interval.upper.is_finite().then(|| rounded(interval.upper)),
         })
     }
 }

@@ -2,15 +2,19 @@
 //! randomness; the same arguments give the same answer.
 #![deny(missing_docs)]
 
+mod conflicts;
 mod decide;
 mod decision;
 mod desired;
+mod ending;
 mod explain;
 mod fold;
 pub mod observed;
 mod pass;
 mod program;
+mod rest;
 mod states;
+mod steps;
 
 pub use decide::decide;
 pub use decision::{Decision, Desired, Query, RatioQuery, RouteGoal, Wake, Why};

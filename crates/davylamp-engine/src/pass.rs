@@ -38,17 +38,11 @@ pub(crate) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub(crate) fn new(
-        input: &'a Input,
-        status: RolloutStatus,
-        observed: &'a Observed,
-        conduct: Option<&'a Conduct>,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(input: &'a Input, status: RolloutStatus, observed: &'a Observed, now: Instant) -> Self {
         let mut pass = Self {
             input,
             observed,
-            conduct,
+            conduct: None,
             now,
             at: now,
             status,
@@ -57,6 +51,7 @@ impl<'a> Pass<'a> {
             wakes: Vec::new(),
             put_back: true,
         };
+        pass.conduct = input.run.as_ref().filter(|_| pass.in_flight());
         pass.fold = pass.continue_fold();
         pass
     }
@@ -94,6 +89,21 @@ impl<'a> Pass<'a> {
         self.status.canary.is_some() || self.state() == StateName::Finalising
     }
 
+    /// The stable revision has once been available: it can be gone back to.
+    pub(crate) fn proven(&self) -> bool {
+        self.status.stable.as_ref().is_some_and(|s| s.started_at.is_some())
+    }
+
+    pub(crate) fn progress_deadline(&self) -> i64 {
+        self.input.program.as_ref().map_or(600_000, |p| p.progress_deadline)
+    }
+
+    /// The next look at the data, and its time.
+    pub(crate) fn look(&mut self) -> Option<Instant> {
+        let at = self.fold.as_mut()?.look()?;
+        Some(Instant::from_millisecond(at).unwrap_or(self.now).min(self.now))
+    }
+
     pub(crate) fn past_deadline(&self) -> bool {
         self.status.state.as_ref().and_then(|s| s.deadline).is_some_and(|d| d <= self.now)
     }
@@ -126,7 +136,7 @@ impl<'a> Pass<'a> {
     }
 
     fn tell(&mut self, from: Option<StateName>, to: StateName, reason: Reason, message: String) {
-        self.status.told += 1;
+        self.status.told = self.status.told.saturating_add(1);
         let judged = self.fold.as_ref().filter(|_| self.weight() > Percent::ZERO);
         let record = DecisionRecord {
             number: self.status.told,
@@ -145,7 +155,7 @@ impl<'a> Pass<'a> {
         self.status.pending.push(Pending { record, run: self.status.run.clone(), warning, outcome: None });
         if self.status.pending.len() > OUTBOX {
             self.status.pending.remove(0);
-            self.status.dropped += 1;
+            self.status.dropped = self.status.dropped.saturating_add(1);
             if let Some(first) = self.status.pending.first_mut() {
                 first.record.gap = Some(true);
             }
@@ -199,6 +209,12 @@ impl<'a> Pass<'a> {
     pub(crate) fn need(&self) -> i32 {
         let own = self.step().and_then(|s| s.replicas);
         own.unwrap_or_else(|| self.pods_for(self.step_weight())).max(1)
+    }
+
+    /// Pods that the weight of now needs, when the step asks for another number.
+    pub(crate) fn need_now(&self) -> i32 {
+        let asked = self.observed.revisions.get(&self.canary_hash()).map_or(0, |r| r.desired);
+        self.pods_for(self.weight()).min(asked.max(1))
     }
 
     pub(crate) fn note_pods(&mut self) {
@@ -262,6 +278,15 @@ impl<'a> Pass<'a> {
         self.conduct.map_or(30_000, |c| c.analysis.settle)
     }
 
+    /// The routes are about to be written: a gateway that says nothing is given its time from now on.
+    pub(crate) fn weights_change(&mut self) {
+        let now = self.now;
+        if let Some(state) = &mut self.status.state {
+            state.stage_since = Some(now);
+        }
+        self.moved = true;
+    }
+
     /// The weight is written into the status; effects follow. Closes the window of data.
     pub(crate) fn set_weight(&mut self, weight: Percent) {
         if let Some(fold) = &mut self.fold {
@@ -271,7 +296,7 @@ impl<'a> Pass<'a> {
         traffic.desired = weight;
         traffic.effective = None;
         traffic.effective_since = None;
-        self.moved = true;
+        self.weights_change();
     }
 
     /// All routes of the run carry the weight, and their gateways say so; else which does not, and why.
@@ -284,6 +309,15 @@ impl<'a> Pass<'a> {
             self.route_carries(&original.route, weight)?;
         }
         Ok(())
+    }
+
+    /// No route that exists says otherwise. One that is gone, or names us no more, carries nothing of ours.
+    pub(crate) fn existing_carry(&mut self, weight: Percent) -> bool {
+        let originals = self.status.traffic.as_ref().map(|t| t.originals.clone()).unwrap_or_default();
+        originals.iter().all(|o| match self.route_carries(&o.route, weight) {
+            Ok(()) | Err((Reason::RouteNotFound | Reason::RouteUnsupported, _)) => true,
+            Err(_) => false,
+        })
     }
 
     fn route_carries(&mut self, target: &RouteRef, weight: Percent) -> Result<(), (Reason, String)> {
@@ -303,6 +337,11 @@ impl<'a> Pass<'a> {
         match &route.effective {
             Effective::Yes => Ok(()),
             Effective::No(why) => Err((Reason::RouteNotEffective, format!("HTTPRoute {name}: {why}"))),
+            Effective::Unverifiable
+                if self.status.traffic.as_ref().is_some_and(|t| t.effective == Some(weight)) =>
+            {
+                Ok(())
+            }
             Effective::Unverifiable => {
                 let since = self.status.state.as_ref().map_or(self.now, |s| s.stage_since.unwrap_or(s.since));
                 let settle = 2 * self.settle();
@@ -318,6 +357,42 @@ impl<'a> Pass<'a> {
                 }
             }
         }
+    }
+
+    /// No route sends the Service anything, and no gateway says that it still does.
+    pub(crate) fn carries_nothing(&self, role: Role) -> bool {
+        let routes = self.status.traffic.iter().flat_map(|t| t.originals.iter().map(|o| &o.route));
+        routes.filter_map(|route| self.observed.routes.get(route)).all(|route| {
+            let nothing = route.rules.iter().all(|rule| match role {
+                Role::Stable => rule.stable == Some(0),
+                Role::Canary => rule.canary == Some(0),
+            });
+            !route.found
+                || route.unsupported.is_some()
+                || (nothing && !matches!(route.effective, Effective::No(_)))
+        })
+    }
+
+    /// To write our weight would raise the canary's, and the pods behind it are not there now.
+    pub(crate) fn rises_uncovered(&self, route: &RouteRef) -> bool {
+        let Some(traffic) = &self.status.traffic else { return false };
+        let falling = matches!(self.state(), StateName::RollingBack | StateName::Finalising);
+        let weight = i64::from(traffic.desired.basis_points());
+        let Some(rules) = self.observed.routes.get(route).map(|r| &r.rules).filter(|_| !falling) else {
+            return false;
+        };
+        let rises = rules.iter().any(|r| {
+            let (stable, canary) =
+                (i64::from(r.stable.unwrap_or(1).max(0)), i64::from(r.canary.unwrap_or(1).max(0)));
+            canary * 10_000 < weight * (stable + canary) || stable + canary == 0
+        });
+        let (need, full) = if self.state() == StateName::Promoting {
+            (self.size(), Percent::FULL)
+        } else {
+            (self.need(), self.step_weight())
+        };
+        let endpoints = i64::from(self.endpoints(Role::Canary, &self.canary_hash()));
+        rises && endpoints * 10 * i64::from(full.basis_points()) < i64::from(need) * 8 * weight
     }
 
     /// A route that exists holds neither our numbers nor our name any more.

@@ -252,7 +252,7 @@ impl Conduct {
         sampling: Option<Sampling>,
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
-        let steps = steps(&strategy.canary, &written.hold, &mut problems);
+        let steps = steps(&strategy.canary, written.hold.as_ref(), &mut problems);
         let routes: Vec<RouteRef> =
             strategy.traffic.iter().flat_map(|t| t.gateway_api.routes.iter().cloned()).collect();
         if routes.is_empty() {
@@ -284,7 +284,7 @@ fn problem(path: &str, wrong: &str, remedy: &str) -> Problem {
     Problem { path: path.to_owned(), wrong: wrong.to_owned(), remedy: remedy.to_owned() }
 }
 
-fn steps(canary: &Canary, hold: &Option<Hold>, problems: &mut Vec<Problem>) -> Vec<Step> {
+fn steps(canary: &Canary, hold: Option<&Hold>, problems: &mut Vec<Problem>) -> Vec<Step> {
     let default = || {
         [100, 500, 2_500, 5_000]
             .map(|bp| Step { weight: Percent::from_basis_points(bp), ..Step::default() })
@@ -298,7 +298,7 @@ fn steps(canary: &Canary, hold: &Option<Hold>, problems: &mut Vec<Problem>) -> V
             "write 1 to 50 steps, or leave them out",
         ));
     }
-    let default = hold.clone().unwrap_or_default();
+    let default = hold.cloned().unwrap_or_default();
     let mut before = Percent::ZERO;
     let mut steps = Vec::new();
     for (i, mut step) in written.into_iter().enumerate() {
@@ -316,7 +316,7 @@ fn steps(canary: &Canary, hold: &Option<Hold>, problems: &mut Vec<Problem>) -> V
         }
         let own = step.hold.clone().unwrap_or_default();
         let min = own.min.or(default.min).unwrap_or(HOLD_MIN);
-        let max = own.max.or(default.max).unwrap_or(HOLD_MAX.max(min));
+        let max = own.max.or(default.max).unwrap_or_else(|| HOLD_MAX.max(min));
         if max < min {
             problems.push(problem(
                 &format!("{path}.hold"),
@@ -336,7 +336,7 @@ fn steps(canary: &Canary, hold: &Option<Hold>, problems: &mut Vec<Problem>) -> V
 
 fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Problem>) -> Plan {
     let mut rate = |path: &str, value: Option<Percent>, default: u16| {
-        let value = value.unwrap_or(Percent::from_basis_points(default));
+        let value = value.unwrap_or_else(|| Percent::from_basis_points(default));
         if value == Percent::ZERO || value.basis_points() > 5_000 {
             problems.push(problem(path, &format!("{value}"), "write more than 0% and at most 50%"));
         }
