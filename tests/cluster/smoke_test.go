@@ -33,7 +33,9 @@ func TestSmoke(t *testing.T) {
 		t.Fatal(err)
 	}
 	traffic(t, d)
+	processes := remember(d)
 	components(t, d)
+	processes = append(processes, remember(d)...)
 
 	// A second cluster beside it, which ends with the program that started it.
 	command := exec.Command("./cluster", "up", "--foreground", "--dir", second)
@@ -56,6 +58,7 @@ func TestSmoke(t *testing.T) {
 		t.Fatalf("two clusters share addresses: %v", other)
 	}
 	kubectl(t, other, "", "get", "nodes")
+	processes = append(processes, remember(other)...)
 	input.Close()
 	if err := command.Wait(); err != nil {
 		t.Fatal(err)
@@ -65,15 +68,16 @@ func TestSmoke(t *testing.T) {
 	start = time.Now()
 	runCluster(t, "down", "--dir", first)
 	t.Logf("down after %s", time.Since(start))
-	unchanged(t, before)
+	unchanged(t, before, processes)
 
 	// Ended by force, and so by nobody who could have tidied up.
 	runCluster(t, "up", "--dir", first)
 	d, _ = readDescription(first)
 	traffic(t, d)
+	processes = append(processes, remember(d)...)
 	_ = syscall.Kill(d.SupervisorPID, syscall.SIGKILL)
 	runCluster(t, "down", "--dir", first)
-	unchanged(t, before)
+	unchanged(t, before, processes)
 
 	// The program that started a foreground cluster ended by force.
 	command = exec.Command("./cluster", "up", "--foreground", "--dir", second)
@@ -82,9 +86,11 @@ func TestSmoke(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = output.Read(path)
+	other, _ = readDescription(second)
+	processes = append(processes, remember(other)...)
 	_ = command.Process.Kill()
 	_ = command.Wait()
-	unchanged(t, before)
+	unchanged(t, before, processes)
 }
 
 // traffic: pods run, requests are split by weight, the route's status says so, Prometheus finds the pods.
@@ -258,12 +264,12 @@ func machine(t *testing.T) map[string]bool {
 	t.Helper()
 	things := map[string]bool{}
 	for _, command := range [][]string{
-		{"ps", "-e", "-o", "args"}, {"cat", "/proc/mounts"}, {"ip", "-brief", "link"}, {"ip", "netns"}, {"ip", "route"},
+		{"cat", "/proc/mounts"}, {"ip", "-oneline", "link"}, {"ip", "netns"}, {"ip", "route"},
 		{"sh", "-c", "command -v iptables-save >/dev/null && iptables-save || true"},
 		{"sh", "-c", "find /sys/fs/cgroup -type d | grep -v system.slice"},
 		{"cut", "-c", "56-", "/proc/net/unix"},
 		{"sh", "-c", "cd /proc/sys && grep -r . vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys net/ipv4/ip_forward net/ipv4/conf/all"},
-		{"find", "/run", "/var/lib", "/var/log", "/etc", "/opt", "/usr/libexec", "/tmp", "-maxdepth", "3"},
+		{"find", "/run", "/var/lib", "/var/log", "/etc", "/opt", "/usr/libexec", "-maxdepth", "3"},
 	} {
 		output, err := exec.Command(command[0], command[1:]...).CombinedOutput()
 		if err != nil {
@@ -277,16 +283,30 @@ func machine(t *testing.T) map[string]bool {
 }
 
 // What a change of the machine must look like to be a cluster's: others are at work, too.
-var ours = regexp.MustCompile(`^(ip|sh|cat): |^(cut|find): .*(davylamp|containerd|kube|etcd|cni|netns|/pods)|^ps: .*(/davylamp/|containerd|\[cluster)|^ps: /app`)
+var ours = regexp.MustCompile(`^(ip|sh|cat): |davylamp|containerd|kube|etcd|cni|netns|/pods`)
 
-func unchanged(t *testing.T, before map[string]bool) {
+// remember notes a cluster's processes, all of which must have ended in the end.
+func remember(d description) (processes []identity) {
+	s := readState(d.Dir)
+	for _, pid := range d.PIDs {
+		processes = append(processes, identify(pid))
+	}
+	return append(processes, s.Supervisor, s.First)
+}
+
+func unchanged(t *testing.T, before map[string]bool, processes []identity) {
 	t.Helper()
 	var left []string
-	// The machine's first process may take its time to take in a supervisor that was killed.
-	gone := waitUntil(15*time.Second, func() bool {
+	gone := waitUntil(5*time.Second, func() bool {
 		left = nil
+		for _, process := range processes {
+			if process.alive() {
+				left = append(left, fmt.Sprintf("process %d\n", process.PID))
+			}
+		}
+		others := otherClusters()
 		for thing := range machine(t) {
-			if !before[thing] && ours.MatchString(thing) {
+			if !before[thing] && ours.MatchString(thing) && !others.MatchString(thing) {
 				left = append(left, thing)
 			}
 		}
@@ -296,4 +316,17 @@ func unchanged(t *testing.T, before map[string]bool) {
 		sort.Strings(left)
 		t.Fatalf("left behind:\n%s", strings.Join(left, ""))
 	}
+}
+
+// otherClusters matches what belongs to clusters that are up now, which the test's own are not.
+func otherClusters() *regexp.Regexp {
+	patterns := []string{"^$"}
+	for slot := range slots {
+		if lock, err := lockSlot(slot); err == nil {
+			lock.Close()
+		} else {
+			patterns = append(patterns, fmt.Sprintf(`davylamp(-|-cluster-)?%d\b|\b10\.%d\.0\.`, slot, 88+slot))
+		}
+	}
+	return regexp.MustCompile(strings.Join(patterns, "|"))
 }
