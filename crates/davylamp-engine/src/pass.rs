@@ -211,10 +211,11 @@ impl<'a> Pass<'a> {
         own.unwrap_or_else(|| self.pods_for(self.step_weight())).max(1)
     }
 
-    /// Pods that the weight of now needs, when the step asks for another number.
+    /// Pods that were asked for the weight of now, which may be that of an earlier step.
     pub(crate) fn need_now(&self) -> i32 {
-        let asked = self.observed.revisions.get(&self.canary_hash()).map_or(0, |r| r.desired);
-        self.pods_for(self.weight()).min(asked.max(1))
+        let (weight, size) = (self.weight(), self.pods_for(self.weight()));
+        let own = self.steps().iter().filter(|s| s.weight == weight).find_map(|s| s.replicas);
+        own.unwrap_or_else(|| size.min(self.need())).max(1)
     }
 
     pub(crate) fn note_pods(&mut self) {
