@@ -2,14 +2,23 @@
 
 use anyhow::{Context, Result, ensure};
 use davylamp_api::Instant;
-use davylamp_api::run::Cohort;
+use davylamp_api::run::{Cohort, DecisionRecord, MetricRecord};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The raw samples of a selector in (from, until], with the newest one at or before `from` as the base; the sum of the
-/// increases of its series, resets and births counted from 0.
-async fn increase(url: &str, selector: &str, from: Instant, until: Instant) -> Result<f64> {
+/// The interval of scrapes, ms.
+const SCRAPE: i64 = 1_000;
+
+/// The increases of the series of a selector whose later samples lie in (from, until], resets and births counted from 0.
+/// Of a pod in `young`, and of others before `after`, those with an earlier sample before that time are left out.
+async fn increase(
+    url: &str,
+    selector: &str,
+    record: &DecisionRecord,
+    from: Instant,
+    until: Instant,
+) -> Result<f64> {
     let (from, until) = (from.as_millisecond(), until.as_millisecond());
     let back = 5_000;
     let query = format!("{selector}[{}ms]", until - from + back);
@@ -18,32 +27,40 @@ async fn increase(url: &str, selector: &str, from: Instant, until: Instant) -> R
     let series = answer.pointer("/data/result").and_then(Value::as_array).context("no result")?;
     let mut total = 0.0;
     for one in series {
-        let mut before: Option<f64> = None;
+        let pod = one.pointer("/metric/pod").and_then(Value::as_str).unwrap_or_default();
+        let after = record.young.get(pod).copied().max(record.after).map_or(0, Instant::as_millisecond);
+        let mut before: Option<(i64, f64)> = None;
         for sample in one["values"].as_array().into_iter().flatten() {
             #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
             let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
             let value: f64 = sample[1].as_str().context("no value")?.parse()?;
-            if at > from && at <= until {
-                total += match before {
-                    Some(before) if value >= before => value - before,
-                    // A series that is born, or reset, counts from 0.
-                    Some(_) | None => value,
-                };
+            // A series that is born counts from 0, at the scrape before.
+            let (earlier, base) = before.unwrap_or((at - SCRAPE, 0.0));
+            if at > from && at <= until && earlier >= after {
+                total += if value >= base { value - base } else { value };
             }
-            before = Some(value);
+            before = Some((at, value));
         }
     }
     Ok(total)
 }
 
-/// What Prometheus holds of the pods of a revision in a window: 5xx answers of all.
+/// What Prometheus holds of the pods of a revision in the window of a decision: 5xx answers of all.
 ///
 /// # Errors
-/// Prometheus does not answer.
-pub async fn cohort(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<Cohort> {
+/// Prometheus does not answer, or the decision has no window.
+pub async fn cohort(
+    url: &str,
+    namespace: &str,
+    pods: &str,
+    record: &DecisionRecord,
+    metric: &MetricRecord,
+) -> Result<Cohort> {
+    let (from, until) = (metric.from.context("no window")?, metric.until.context("no window")?);
     let scope = format!("namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"pods\"");
-    let events = increase(url, &format!("http_requests_total{{code=~\"5..\",{scope}}}"), from, until).await?;
-    let exposure = increase(url, &format!("http_requests_total{{{scope}}}"), from, until).await?;
+    let selector = |code: &str| format!("http_requests_total{{{code}{scope}}}");
+    let events = increase(url, &selector("code=~\"5..\","), record, from, until).await?;
+    let exposure = increase(url, &selector(""), record, from, until).await?;
     Ok(Cohort { events, exposure })
 }
 

@@ -138,6 +138,7 @@ impl<'a> Pass<'a> {
     fn tell(&mut self, from: Option<StateName>, to: StateName, reason: Reason, message: String) {
         self.status.told = self.status.told.saturating_add(1);
         let judged = self.fold.as_ref().filter(|_| self.weight() > Percent::ZERO);
+        let (after, young) = judged.map(Fold::left_out).unwrap_or_default();
         let record = DecisionRecord {
             number: self.status.told,
             at: self.at,
@@ -148,6 +149,8 @@ impl<'a> Pass<'a> {
             rule: reason.as_str().to_owned(),
             message: explain::bounded(message, 1_024),
             metrics: judged.map(Fold::records).unwrap_or_default(),
+            after,
+            young,
             gap: None,
         };
         let warning = matches!(to, StateName::RollingBack | StateName::Degraded | StateName::Holding)

@@ -142,21 +142,27 @@ async fn compare(screen: &Screen, url: &str, shop: &Shop, releases: [&Release; 2
     for release in releases {
         // Revision 1 was stable first; what was promoted is stable now.
         let baseline = if release.revision == 2 { 1 } else { stable };
-        let judged = |d: &&DecisionRecord| matches!(d.rule.as_str(), "StepPassed" | "LastStepPassed" | "Regression");
+        let judged =
+            |d: &&DecisionRecord| matches!(d.rule.as_str(), "StepPassed" | "LastStepPassed" | "Regression");
         for decision in release.decisions.iter().filter(judged).filter(|d| d.from == "Judging") {
+            // A decision for the next step stands at that step.
+            let step = decision.step - i32::from(decision.to == "Scaling");
             for metric in &decision.metrics {
                 let (Some(from), Some(until)) = (metric.from, metric.until) else { continue };
-                let pods = |revision: i64| hashes.get(&revision).map(|h| format!("{NAME}-{h}-")).unwrap_or_default();
+                let pods =
+                    |revision: i64| hashes.get(&revision).map(|h| format!("{NAME}-{h}-")).unwrap_or_default();
                 let canary =
-                    prometheus::cohort(url, &shop.namespace, &pods(release.revision), from, until).await?;
-                let base = prometheus::cohort(url, &shop.namespace, &pods(baseline), from, until).await?;
+                    prometheus::cohort(url, &shop.namespace, &pods(release.revision), decision, metric)
+                        .await?;
+                let base =
+                    prometheus::cohort(url, &shop.namespace, &pods(baseline), decision, metric).await?;
                 let same = canary == metric.canary && base == metric.baseline;
                 compared += 1;
                 differ += usize::from(!same);
                 let seconds = (until.as_millisecond() - from.as_millisecond()) / 1_000;
                 println!(
                     "  {:<24} {:>8} s {:>22} {:>22}  {}",
-                    format!("revision {}, step {}", release.revision, decision.step),
+                    format!("revision {}, step {step}", release.revision),
                     seconds,
                     format!("{} of {}", metric.canary.events, metric.canary.exposure),
                     format!("{} of {}", metric.baseline.events, metric.baseline.exposure),
@@ -186,7 +192,13 @@ async fn hashes(shop: &Shop) -> Result<std::collections::BTreeMap<i64, String>> 
     Ok(all.items.iter().filter_map(|r| Some((r.revision?, hash(r)?))).collect())
 }
 
-fn conclude(screen: &Screen, summary: &Summary, good: &Release, bad: &Release, counted: (usize, usize)) -> bool {
+fn conclude(
+    screen: &Screen,
+    summary: &Summary,
+    good: &Release,
+    bad: &Release,
+    counted: (usize, usize),
+) -> bool {
     screen.title("In all");
     let line = |ok: bool, text: String| {
         println!("  {} {text}", if ok { screen.good("ok ") } else { screen.bad("BAD") });
@@ -197,7 +209,10 @@ fn conclude(screen: &Screen, summary: &Summary, good: &Release, bad: &Release, c
     let errors = bad_answers.get("500").copied().unwrap_or(0);
     let of: u64 = bad_answers.values().sum();
     let results = [
-        line(good.outcome == "Promoted", format!("revision {}, the good one: {}", good.revision, good.outcome)),
+        line(
+            good.outcome == "Promoted",
+            format!("revision {}, the good one: {}", good.revision, good.outcome),
+        ),
         line(
             bad.outcome == "RolledBack",
             format!(
@@ -211,10 +226,16 @@ fn conclude(screen: &Screen, summary: &Summary, good: &Release, bad: &Release, c
         ),
         line(
             counted.0 > 0 && counted.1 == 0,
-            format!("{} of {} decisions have the counts that Prometheus holds", counted.0 - counted.1, counted.0),
+            format!(
+                "{} of {} decisions have the counts that Prometheus holds",
+                counted.0 - counted.1,
+                counted.0
+            ),
         ),
     ];
-    println!("\n  Look around: export KUBECONFIG=.cluster/kubeconfig; the objects are in the namespace {NAMESPACE}.");
+    println!(
+        "\n  Look around: export KUBECONFIG=.cluster/kubeconfig; the objects are in the namespace {NAMESPACE}."
+    );
     println!("  Take the cluster down: make cluster-down\n");
     results.iter().all(|ok| *ok)
 }
@@ -248,7 +269,11 @@ impl Screen {
     }
 
     fn share(&self, version: &str, asked: f64, seen: f64) {
-        let line = format!("{:>5.0} % asked, {:>4.1} % of the last second's answers came from {version}", asked * 100.0, seen * 100.0);
+        let line = format!(
+            "{:>5.0} % asked, {:>4.1} % of the last second's answers came from {version}",
+            asked * 100.0,
+            seen * 100.0
+        );
         println!("  {}  {}", self.time(), self.paint("2", &line));
     }
 
@@ -277,7 +302,12 @@ impl Screen {
         let Interval { lower, upper } = m.interval.unwrap_or_default();
         let ratio = m.ratio.map_or("?".to_owned(), |r| format!("{r:.2}"));
         println!("           {}: canary {}, baseline {}", m.name, percent(m.canary), percent(m.baseline));
-        println!("           ratio {ratio}, 98 % interval {} to {}; tolerated {:.2}", end(lower), end(upper), m.tolerated);
+        println!(
+            "           ratio {ratio}, 98 % interval {} to {}; tolerated {:.2}",
+            end(lower),
+            end(upper),
+            m.tolerated
+        );
         let bad = share(m.log_e, 0.01);
         let safe = share(m.log_e_non_inferior, 0.05);
         println!(
