@@ -585,3 +585,6 @@ impl MetricFold {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
