@@ -603,3 +603,6 @@ impl MetricFold {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
