@@ -1,5 +1,7 @@
 //! Asks Prometheus what it holds, without any code of the product.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Context, Result, ensure};
 use davylamp_api::Instant;
 use davylamp_api::run::Cohort;
@@ -7,44 +9,81 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The raw samples of a selector in (from, until], with the newest one at or before `from` as the base; the sum of the
-/// increases of its series, resets and births counted from 0.
-async fn increase(url: &str, selector: &str, from: Instant, until: Instant) -> Result<f64> {
-    let (from, until) = (from.as_millisecond(), until.as_millisecond());
-    let back = 5_000;
-    let query = format!("{selector}[{}ms]", until - from + back);
-    let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
-    let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
-    let series = answer.pointer("/data/result").and_then(Value::as_array).context("no result")?;
-    let mut total = 0.0;
-    for one in series {
-        let mut before: Option<f64> = None;
-        for sample in one["values"].as_array().into_iter().flatten() {
-            #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
-            let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
-            let value: f64 = sample[1].as_str().context("no value")?.parse()?;
-            if at > from && at <= until {
-                total += match before {
-                    Some(before) if value >= before => value - before,
-                    // A series that is born, or reset, counts from 0.
-                    Some(_) | None => value,
-                };
-            }
-            before = Some(value);
-        }
-    }
-    Ok(total)
-}
+/// A target that was not scraped for so long starts anew: what happened meanwhile is in no increment, ms.
+const MEMORY: i64 = 5_000;
 
-/// What Prometheus holds of the pods of a revision in a window: 5xx answers of all.
+/// Of one series: the value at each scrape, by its time in ms.
+type Points = BTreeMap<i64, f64>;
+
+/// What Prometheus holds of the pods of a revision in a window: 5xx answers of all, between scrapes that both lie in it.
 ///
 /// # Errors
 /// Prometheus does not answer.
 pub async fn cohort(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<Cohort> {
-    let scope = format!("namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"pods\"");
-    let events = increase(url, &format!("http_requests_total{{code=~\"5..\",{scope}}}"), from, until).await?;
-    let exposure = increase(url, &format!("http_requests_total{{{scope}}}"), from, until).await?;
-    Ok(Cohort { events, exposure })
+    cohort_of_job(url, "pods", namespace, pods, from, until).await
+}
+
+/// As [`cohort`], of another job of Prometheus.
+///
+/// # Errors
+/// Prometheus does not answer.
+pub async fn cohort_of_job(
+    url: &str,
+    job: &str,
+    namespace: &str,
+    pods: &str,
+    from: Instant,
+    until: Instant,
+) -> Result<Cohort> {
+    let (from, until) = (from.as_millisecond(), until.as_millisecond());
+    let selector =
+        format!("http_requests_total{{namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"{job}\"}}");
+    let query = format!("{selector}[{}ms]", until - from + MEMORY);
+    let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
+    let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
+    let mut pods: BTreeMap<String, Vec<(bool, Points)>> = BTreeMap::new();
+    for one in answer.pointer("/data/result").and_then(Value::as_array).context("no result")? {
+        let label = |name: &str| one["metric"][name].as_str().unwrap_or_default();
+        let series = (label("code").starts_with('5'), points(one)?);
+        pods.entry(label("pod").to_owned()).or_default().push(series);
+    }
+    let mut cohort = Cohort::default();
+    for series in pods.values() {
+        let scrapes: BTreeSet<i64> = series.iter().flat_map(|(_, points)| points.keys().copied()).collect();
+        for (before, at) in scrapes.iter().zip(scrapes.iter().skip(1)) {
+            if *before < from || *at > until || at - before >= MEMORY {
+                continue;
+            }
+            for (failed, points) in series {
+                let Some(value) = points.get(at) else { continue };
+                // A series that is born, or reset, counts from 0.
+                let grown =
+                    points.get(before).filter(|before| *before <= value).map_or(*value, |b| value - b);
+                cohort.exposure += grown;
+                cohort.events += if *failed { grown } else { 0.0 };
+            }
+        }
+    }
+    Ok(cohort)
+}
+
+/// Whether it answers.
+///
+/// # Errors
+/// It does not.
+pub async fn ready(url: &str) -> Result<()> {
+    get(url, "/-/ready").await.map(|_| ())
+}
+
+fn points(series: &Value) -> Result<Points> {
+    let samples = series["values"].as_array().into_iter().flatten();
+    samples
+        .map(|sample| {
+            #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
+            let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
+            Ok((at, sample[1].as_str().context("no value")?.parse()?))
+        })
+        .collect()
 }
 
 fn encoded(text: &str) -> String {
