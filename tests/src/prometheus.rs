@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use davylamp_api::Instant;
-use davylamp_api::run::Cohort;
+use davylamp_api::run::{Cohort, DecisionRecord, MetricRecord};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,29 +15,62 @@ const MEMORY: i64 = 5_000;
 /// Of one series: the value at each scrape, by its time in ms.
 type Points = BTreeMap<i64, f64>;
 
-/// What Prometheus holds of the pods of a revision in a window: 5xx answers of all, between scrapes that both lie in it.
+/// What Prometheus holds of the pods of a revision in the window of a decision: 5xx answers of all.
 ///
 /// # Errors
-/// Prometheus does not answer.
-pub async fn cohort(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<Cohort> {
-    cohort_of_job(url, "pods", namespace, pods, from, until).await
+/// Prometheus does not answer, or the decision has no window.
+pub async fn cohort(
+    url: &str,
+    namespace: &str,
+    pods: &str,
+    record: &DecisionRecord,
+    metric: &MetricRecord,
+) -> Result<Cohort> {
+    cohort_of_job(url, "pods", namespace, pods, record, metric).await
 }
 
 /// As [`cohort`], of another job of Prometheus.
 ///
 /// # Errors
-/// Prometheus does not answer.
+/// Prometheus does not answer, or the decision has no window.
 pub async fn cohort_of_job(
     url: &str,
     job: &str,
     namespace: &str,
     pods: &str,
+    record: &DecisionRecord,
+    metric: &MetricRecord,
+) -> Result<Cohort> {
+    let (from, until) = (metric.from.context("no window")?, metric.until.context("no window")?);
+    let after =
+        |pod: &str| record.young.get(pod).copied().max(record.after).map_or(0, Instant::as_millisecond);
+    count(url, &selector(job, namespace, pods), from, until, after).await
+}
+
+/// The requests to the pods of a revision that Prometheus holds in (from, until].
+///
+/// # Errors
+/// Prometheus does not answer.
+pub async fn requests(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<f64> {
+    let counted =
+        count(url, &selector("pods", namespace, pods), from, until, |_| from.as_millisecond()).await?;
+    Ok(counted.exposure)
+}
+
+fn selector(job: &str, namespace: &str, pods: &str) -> String {
+    format!("http_requests_total{{namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"{job}\"}}")
+}
+
+/// The increases between two scrapes in a row of which the later one lies in (from, until], and the earlier one not
+/// before `after` of that pod. A series that is born, or reset, counts from 0.
+async fn count(
+    url: &str,
+    selector: &str,
     from: Instant,
     until: Instant,
+    after: impl Fn(&str) -> i64,
 ) -> Result<Cohort> {
     let (from, until) = (from.as_millisecond(), until.as_millisecond());
-    let selector =
-        format!("http_requests_total{{namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"{job}\"}}");
     let query = format!("{selector}[{}ms]", until - from + MEMORY);
     let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
     let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
@@ -48,19 +81,17 @@ pub async fn cohort_of_job(
         pods.entry(label("pod").to_owned()).or_default().push(series);
     }
     let mut cohort = Cohort::default();
-    for series in pods.values() {
+    for (pod, series) in &pods {
         let scrapes: BTreeSet<i64> = series.iter().flat_map(|(_, points)| points.keys().copied()).collect();
         for (before, at) in scrapes.iter().zip(scrapes.iter().skip(1)) {
-            if *before < from || *at > until || at - before >= MEMORY {
+            if *at <= from || *at > until || *before < after(pod) || at - before >= MEMORY {
                 continue;
             }
             for (failed, points) in series {
                 let Some(value) = points.get(at) else { continue };
-                // A series that is born, or reset, counts from 0.
-                let grown =
-                    points.get(before).filter(|before| *before <= value).map_or(*value, |b| value - b);
-                cohort.exposure += grown;
-                cohort.events += if *failed { grown } else { 0.0 };
+                let base = points.get(before).filter(|base| *base <= value).unwrap_or(&0.0);
+                cohort.exposure += value - base;
+                cohort.events += if *failed { value - base } else { 0.0 };
             }
         }
     }

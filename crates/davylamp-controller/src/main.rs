@@ -1,6 +1,7 @@
 //! The command line: `run` and `crd`.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,11 @@ enum Command {
     /// Watch Rollouts and carry them out.
     Run(RunArguments),
     /// Print the custom resource definitions, for `kubectl apply --server-side -f -`.
-    Crd,
+    Crd {
+        /// Write them into this folder instead, a file each.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +66,8 @@ fn main() -> ExitCode {
     // Before any client is made: two providers are compiled in by nobody, and none is chosen without this.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match Arguments::parse().command {
-        Command::Crd => print_crds(),
+        Command::Crd { directory: None } => print_crds(),
+        Command::Crd { directory: Some(directory) } => write_crds(&directory),
         Command::Run(arguments) => run_controller(arguments),
     };
     match result {
@@ -82,6 +88,14 @@ fn say(text: &str) {
 #[allow(clippy::print_stdout, reason = "the output that was asked for")]
 fn print_crds() -> anyhow::Result<()> {
     print!("{}", davylamp_controller::crd::yaml()?);
+    Ok(())
+}
+
+fn write_crds(directory: &Path) -> anyhow::Result<()> {
+    for (name, text) in davylamp_controller::crd::files()? {
+        let path = directory.join(name);
+        std::fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+    }
     Ok(())
 }
 

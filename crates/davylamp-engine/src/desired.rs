@@ -101,6 +101,7 @@ fn sizes(pass: &Pass<'_>) -> BTreeMap<Hash, i32> {
     let kept: Vec<&Hash> = kept
         .chain(pass.status.old.as_ref().map(|o| &o.hash))
         .chain(observed.services.values().filter_map(|s| s.selects.as_ref()))
+        .chain(observed.services.values().flat_map(|s| &s.ready).filter(|(_, n)| **n > 0).map(|(h, _)| h))
         .collect();
     for (hash, _) in observed.revisions.iter().filter(|(_, r)| r.desired > 0) {
         if pass.state() != StateName::Unknown && !kept.contains(&hash) {
@@ -117,7 +118,7 @@ fn sizes(pass: &Pass<'_>) -> BTreeMap<Hash, i32> {
             | StateName::Holding
             | StateName::Paused => (now < need).then_some(need),
             StateName::Judging => Some(need),
-            StateName::Promoting => Some(pass.size()),
+            StateName::Promoting => (now < pass.size()).then_some(pass.size()),
             StateName::Preparing
             | StateName::RollingBack
             | StateName::Finalising

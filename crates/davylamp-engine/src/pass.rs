@@ -138,6 +138,7 @@ impl<'a> Pass<'a> {
     fn tell(&mut self, from: Option<StateName>, to: StateName, reason: Reason, message: String) {
         self.status.told = self.status.told.saturating_add(1);
         let judged = self.fold.as_ref().filter(|_| self.weight() > Percent::ZERO);
+        let (after, young) = judged.map(Fold::left_out).unwrap_or_default();
         let record = DecisionRecord {
             number: self.status.told,
             at: self.at,
@@ -148,6 +149,8 @@ impl<'a> Pass<'a> {
             rule: reason.as_str().to_owned(),
             message: explain::bounded(message, 1_024),
             metrics: judged.map(Fold::records).unwrap_or_default(),
+            after,
+            young,
             gap: None,
         };
         let warning = matches!(to, StateName::RollingBack | StateName::Degraded | StateName::Holding)
@@ -211,10 +214,11 @@ impl<'a> Pass<'a> {
         own.unwrap_or_else(|| self.pods_for(self.step_weight())).max(1)
     }
 
-    /// Pods that the weight of now needs, when the step asks for another number.
+    /// Pods that were asked for the weight of now, which may be that of an earlier step.
     pub(crate) fn need_now(&self) -> i32 {
-        let asked = self.observed.revisions.get(&self.canary_hash()).map_or(0, |r| r.desired);
-        self.pods_for(self.weight()).min(asked.max(1))
+        let (weight, size) = (self.weight(), self.pods_for(self.weight()));
+        let own = self.steps().iter().filter(|s| s.weight == weight).find_map(|s| s.replicas);
+        own.unwrap_or_else(|| size.min(self.need())).max(1)
     }
 
     pub(crate) fn note_pods(&mut self) {

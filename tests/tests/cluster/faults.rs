@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use davylamp_api::run::{Cohort, DecisionRecord, RolloutRunStatus};
+use davylamp_api::run::{DecisionRecord, RolloutRunStatus};
 use davylamp_api::status::RolloutStatus;
 use davylamp_api::status::StateName::{Degraded, Finalising, Healthy, Judging, Paused, Promoting};
 use davylamp_tests::controller::Controller;
 use davylamp_tests::own_prometheus::OwnPrometheus;
-use davylamp_tests::prometheus::cohort;
+use davylamp_tests::prometheus::{cohort, requests};
 use davylamp_tests::shop::{NAME, Options, Shop};
 use davylamp_tests::until;
 use davylamp_tests::watched::Watched;
@@ -36,15 +36,11 @@ fn judged(steps: &Value) -> Value {
 /// What a decision was recorded with is what Prometheus holds, for both cohorts.
 async fn ensure_true(url: &str, shop: &Shop, begun: &RolloutStatus, decision: &DecisionRecord) -> Result<()> {
     let record = decision.metrics.first().context("no evidence")?;
-    let (from, until) = (record.from.context("no window")?, record.until.context("no window")?);
     for (revision, recorded) in [(&begun.canary, record.canary), (&begun.stable, record.baseline)] {
         let pods = format!("{NAME}-{}-", revision.as_ref().context("no revision")?.hash);
-        let held: Cohort = cohort(url, &shop.namespace, &pods, from, until).await?;
+        let held = cohort(url, &shop.namespace, &pods, decision, record).await?;
         ensure!(recorded.exposure > 100.0, "hardly anything was counted: {recorded:?}");
-        ensure!(
-            recorded == held,
-            "{recorded:?} was recorded, Prometheus holds {held:?} from {from} to {until}"
-        );
+        ensure!(recorded == held, "{recorded:?} was recorded, Prometheus holds {held:?}: {record:?}");
     }
     Ok(())
 }
@@ -74,8 +70,8 @@ async fn an_outage_of_prometheus_holds_the_run_and_then_it_goes_on() -> Result<(
     let after = |seconds: i64| davylamp_api::Instant::from_second(since.as_second() + seconds);
     let (from, pods) = (after(4)?, format!("{NAME}-{}-", begun.canary.as_ref().context("no canary")?.hash));
     until(Duration::from_secs(20), "some data before the outage", || async {
-        let held = cohort(&prometheus.url, &shop.namespace, &pods, from, after(10)?).await?;
-        Ok((held.exposure > 50.0).then_some(()))
+        let held = requests(&prometheus.url, &shop.namespace, &pods, from, after(10)?).await?;
+        Ok((held > 50.0).then_some(()))
     })
     .await?;
 
@@ -110,10 +106,8 @@ async fn an_outage_of_prometheus_holds_the_run_and_then_it_goes_on() -> Result<(
     let passed = decision(&run, "LastStepPassed")?;
     ensure_true(&prometheus.url, &shop, &begun, passed).await?;
     let record = passed.metrics.first().context("no evidence")?;
-    let before =
-        cohort(&prometheus.url, &shop.namespace, &pods, record.from.context("no window")?, after(30)?)
-            .await?;
-    ensure!(before.exposure > 50.0 && before.exposure < record.canary.exposure, "{before:?}: {record:?}");
+    let before = requests(&prometheus.url, &shop.namespace, &pods, from, after(30)?).await?;
+    ensure!(before > 50.0 && before < record.canary.exposure, "{before} before the outage: {record:?}");
     ensure!(load.finish()?.counts.failed == 0);
     Ok(())
 }

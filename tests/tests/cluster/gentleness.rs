@@ -47,13 +47,12 @@ async fn pods_that_are_scraped_twice_count_once() -> Result<()> {
     let run = shop.ended(&status.run.context("no run")?).await?;
     let passed = run.decisions.iter().find(|d| d.rule == "LastStepPassed").context("no step has passed")?;
     let record = passed.metrics.first().context("no evidence")?;
-    let (from, until) = (record.from.context("no window")?, record.until.context("no window")?);
     for (revision, recorded) in [(begun.canary, record.canary), (begun.stable, record.baseline)] {
         let pods = format!("{NAME}-{}-", revision.context("no revision")?.hash);
         let url = &world.cluster.description.prometheus;
         let mut jobs: Vec<Cohort> = Vec::new();
         for job in ["pods", "pods-again"] {
-            jobs.push(cohort_of_job(url, job, &shop.namespace, &pods, from, until).await?);
+            jobs.push(cohort_of_job(url, job, &shop.namespace, &pods, passed, record).await?);
         }
         ensure!(jobs.iter().all(|j| j.exposure > 100.0), "the pods were not scraped twice: {jobs:?}");
         ensure!(jobs.contains(&recorded), "{recorded:?} was recorded, Prometheus holds {jobs:?}");
