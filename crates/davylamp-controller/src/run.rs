@@ -24,7 +24,7 @@ use crate::events::Recorder;
 use crate::key::Key;
 use crate::leader::{self, Elector};
 use crate::memory::Memories;
-use crate::metrics::{MetricsApi, Sampler};
+use crate::metrics::{Counted, MetricsApi, Sampler};
 use crate::observe::Caches;
 use crate::outbox::Outbox;
 use crate::reconcile::{Context, error_policy, reconcile};
@@ -84,6 +84,7 @@ pub async fn run(
     let queue = Queue::default();
     let (caches, keys) = watch_all(&client, &telemetry, &queue, &mut tasks);
     let sampled = queue.clone();
+    let metrics = Arc::new(Counted::new(metrics, telemetry.clone()));
     let sampler = Sampler::new(metrics, clock, move |key| sampled.push(key.clone()));
     let recorder = Recorder::new(client.clone(), config.call_limit, &config.identity, telemetry.clone());
     let context = Arc::new(Context {

@@ -40,7 +40,6 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
         pass.status.replicas = program.replicas.unwrap_or_else(|| existing_size(&pass));
     }
     note_source(&mut pass);
-    conflicts::note(&mut pass);
     take_actions(&mut pass);
     retire_old(&mut pass);
     for _ in 0..TRANSITIONS {
@@ -49,6 +48,7 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
         }
         pass.at = now;
     }
+    conflicts::note(&mut pass);
     pass.note_pods();
     write_checkpoint(&mut pass, status);
     let desired = desired::desired(&mut pass);

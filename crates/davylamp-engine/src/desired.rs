@@ -7,6 +7,7 @@ use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::{Stage, StateName};
 
+use crate::conflicts;
 use crate::decision::{Desired, Query, RouteGoal, Why};
 use crate::observed::{Hash, Role, Source, Template};
 use crate::pass::{Pass, later, pod_prefix, run_name};
@@ -178,7 +179,7 @@ fn may_move(pass: &Pass<'_>, role: Role, from: &Hash, to: &Hash) -> bool {
 
 fn weights(pass: &Pass<'_>) -> BTreeMap<davylamp_api::rollout::RouteRef, RouteGoal> {
     let Some(traffic) = &pass.status.traffic else { return BTreeMap::new() };
-    if !pass.put_back {
+    if !conflicts::put_back(pass) {
         return BTreeMap::new();
     }
     traffic

@@ -605,3 +605,6 @@ impl MetricFold {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

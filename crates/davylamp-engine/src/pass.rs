@@ -33,8 +33,6 @@ pub(crate) struct Pass<'a> {
     /// A transition was made in this pass.
     pub(crate) moved: bool,
     pub(crate) wakes: Vec<Wake>,
-    /// Our numbers are put back in this pass.
-    pub(crate) put_back: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -49,7 +47,6 @@ impl<'a> Pass<'a> {
             fold: None,
             moved: false,
             wakes: Vec::new(),
-            put_back: true,
         };
         pass.conduct = input.run.as_ref().filter(|_| pass.in_flight());
         pass.fold = pass.continue_fold();
@@ -300,6 +297,9 @@ impl<'a> Pass<'a> {
         traffic.desired = weight;
         traffic.effective = None;
         traffic.effective_since = None;
+        if let Some(conflicts) = &mut self.status.conflicts {
+            conflicts.next = None;
+        }
         self.weights_change();
     }
 

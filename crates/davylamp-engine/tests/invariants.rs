@@ -13,7 +13,7 @@ use serde_json::Value;
 use world::{START, World, at, hash, route, secs, spec, step, template, weights};
 
 /// 10,000 together.
-const HISTORIES: u32 = 100;
+const HISTORIES: u32 = 2_500;
 const HOUR: i64 = 3_600_000;
 
 #[derive(Clone, Debug)]
@@ -335,7 +335,8 @@ fn live(setup: &Setup, events: Vec<(i64, Event)>) {
     world.run_for(HOUR / 6);
     let watched = world.status.traffic.is_some();
     assert!(watched || world.passes - passes < 4, "it does not rest: {}", world.story());
-    assert_eq!(status.state, world.status.state, "{}", world.story());
+    // A kept pause for want of data ends by itself when there is data again.
+    assert!(watched || status.state == world.status.state, "{}", world.story());
 }
 
 macro_rules! histories {

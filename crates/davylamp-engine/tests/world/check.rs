@@ -63,22 +63,20 @@ fn weights(world: &World, turn: &Turn<'_>) {
         if rises && judged {
             let canary = &status.canary.as_ref().unwrap().hash;
             let ready = observed.services.get(&Role::Canary).and_then(|s| s.ready.get(canary).copied());
-            assert!(ready.unwrap_or(0) > 0, "a route rises to {goal} without endpoints");
+            let nothing = world.spec.replicas == Some(0);
+            assert!(nothing || ready.unwrap_or(0) > 0, "a route rises to {goal} without endpoints");
         }
     }
-    let _ = world;
 }
 
 fn fixed_point(world: &World, turn: &Turn<'_>) {
     let Turn { before, observed, decision, .. } = turn;
-    let text = serde_json::to_string(&decision.status).unwrap();
-    let read: RolloutStatus = serde_json::from_str(&text).unwrap();
-    assert_eq!(read, decision.status, "the status does not survive being written");
+    let read = &decision.status;
     if before.run != decision.status.run {
         return; // The next pass reads what the run promised: that is new.
     }
     let input = world.input(&decision.status);
-    let again = decide(&input, &read, observed, at(world.now));
+    let again = decide(&input, read, observed, at(world.now));
     let mut status = again.status;
     status.pending.clone_from(&decision.status.pending);
     if status != decision.status {
@@ -116,8 +114,13 @@ fn told(turn: &Turn<'_>) {
 
 fn shape(turn: &Turn<'_>) {
     let status = &turn.decision.status;
-    let size = serde_json::to_string(status).unwrap().len();
-    assert!(size <= 24 * 1_024, "a status of {size} bytes");
+    if status == turn.before {
+        return;
+    }
+    let text = serde_json::to_string(status).unwrap();
+    assert!(text.len() <= 24 * 1_024, "a status of {} bytes", text.len());
+    let read: RolloutStatus = serde_json::from_str(&text).unwrap();
+    assert_eq!(&read, status, "the status does not survive being written");
     assert!(status.pending.len() <= 9);
     let is = |kind: &str| status.conditions.iter().any(|c| c.type_ == kind && c.status == "True");
     let one = [is("Ready"), is("Reconciling"), is("Stalled")];

@@ -7,7 +7,7 @@ mod sampler;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use davylamp_api::action::Verb;
+use davylamp_api::action::{ActionPhase, Verb};
 use davylamp_api::rollout::{RouteKind, RouteRef, Step};
 use davylamp_api::scalar::{Duration, PodTemplate};
 use davylamp_api::status::{RolloutStatus, RuleWeights, StateName};
@@ -95,6 +95,7 @@ pub(crate) struct World {
     pub(crate) services: BTreeMap<Role, ServiceModel>,
     pub(crate) routes: BTreeMap<RouteRef, RouteModel>,
     pub(crate) actions: BTreeMap<String, Action>,
+    pub(crate) outcomes: BTreeMap<String, (ActionPhase, String)>,
     pub(crate) entrance: Entrance,
     pub(crate) source: Source,
     pub(crate) sampler: sampler::Sampler,
@@ -228,6 +229,7 @@ impl World {
             services: BTreeMap::new(),
             routes,
             actions: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
             entrance: Entrance::Found,
             source: Source::Ready { scrape_interval_ms: INTERVAL, delay_ms: DELAY },
             sampler: sampler::Sampler::default(),
@@ -275,10 +277,10 @@ impl World {
     }
 
     pub(crate) fn act(&mut self, verb: Verb, run: Option<String>, step: Option<i32>, full: bool) -> String {
-        let uid = format!("uid-{}", self.actions.len());
+        let uid = format!("uid-{}", self.actions.len() + self.outcomes.len());
         let action = Action {
             uid: uid.clone(),
-            name: format!("action-{}", self.actions.len()),
+            name: format!("action-{}", self.actions.len() + self.outcomes.len()),
             verb,
             run,
             step,
@@ -573,6 +575,7 @@ impl World {
         }
         for outcome in &self.status.actions {
             if self.actions.remove(&outcome.uid).is_some() {
+                self.outcomes.insert(outcome.uid.clone(), (outcome.phase, outcome.message.clone()));
                 self.changed = true;
             }
         }
