@@ -5,8 +5,10 @@
 pub mod cluster;
 pub mod controller;
 pub mod load;
+pub mod own_prometheus;
 pub mod prometheus;
 pub mod shop;
+pub mod watched;
 
 use std::path::PathBuf;
 use std::time::Duration;

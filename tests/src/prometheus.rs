@@ -1,5 +1,7 @@
 //! Asks Prometheus what it holds, without any code of the product.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Context, Result, ensure};
 use davylamp_api::Instant;
 use davylamp_api::run::{Cohort, DecisionRecord, MetricRecord};
@@ -7,43 +9,11 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The interval of scrapes, ms.
-const SCRAPE: i64 = 1_000;
+/// A target that was not scraped for so long starts anew: what happened meanwhile is in no increment, ms.
+const MEMORY: i64 = 5_000;
 
-/// The increases of the series of a selector whose later samples lie in (from, until], resets and births counted from 0.
-/// Of a pod in `young`, and of others before `after`, those with an earlier sample before that time are left out.
-async fn increase(
-    url: &str,
-    selector: &str,
-    record: &DecisionRecord,
-    from: Instant,
-    until: Instant,
-) -> Result<f64> {
-    let (from, until) = (from.as_millisecond(), until.as_millisecond());
-    let back = 5_000;
-    let query = format!("{selector}[{}ms]", until - from + back);
-    let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
-    let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
-    let series = answer.pointer("/data/result").and_then(Value::as_array).context("no result")?;
-    let mut total = 0.0;
-    for one in series {
-        let pod = one.pointer("/metric/pod").and_then(Value::as_str).unwrap_or_default();
-        let after = record.young.get(pod).copied().max(record.after).map_or(0, Instant::as_millisecond);
-        let mut before: Option<(i64, f64)> = None;
-        for sample in one["values"].as_array().into_iter().flatten() {
-            #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
-            let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
-            let value: f64 = sample[1].as_str().context("no value")?.parse()?;
-            // A series that is born counts from 0, at the scrape before.
-            let (earlier, base) = before.unwrap_or((at - SCRAPE, 0.0));
-            if at > from && at <= until && earlier >= after {
-                total += if value >= base { value - base } else { value };
-            }
-            before = Some((at, value));
-        }
-    }
-    Ok(total)
-}
+/// Of one series: the value at each scrape, by its time in ms.
+type Points = BTreeMap<i64, f64>;
 
 /// What Prometheus holds of the pods of a revision in the window of a decision: 5xx answers of all.
 ///
@@ -56,12 +26,95 @@ pub async fn cohort(
     record: &DecisionRecord,
     metric: &MetricRecord,
 ) -> Result<Cohort> {
+    cohort_of_job(url, "pods", namespace, pods, record, metric).await
+}
+
+/// As [`cohort`], of another job of Prometheus.
+///
+/// # Errors
+/// Prometheus does not answer, or the decision has no window.
+pub async fn cohort_of_job(
+    url: &str,
+    job: &str,
+    namespace: &str,
+    pods: &str,
+    record: &DecisionRecord,
+    metric: &MetricRecord,
+) -> Result<Cohort> {
     let (from, until) = (metric.from.context("no window")?, metric.until.context("no window")?);
-    let scope = format!("namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"pods\"");
-    let selector = |code: &str| format!("http_requests_total{{{code}{scope}}}");
-    let events = increase(url, &selector("code=~\"5..\","), record, from, until).await?;
-    let exposure = increase(url, &selector(""), record, from, until).await?;
-    Ok(Cohort { events, exposure })
+    let after =
+        |pod: &str| record.young.get(pod).copied().max(record.after).map_or(0, Instant::as_millisecond);
+    count(url, &selector(job, namespace, pods), from, until, after).await
+}
+
+/// The requests to the pods of a revision that Prometheus holds in (from, until].
+///
+/// # Errors
+/// Prometheus does not answer.
+pub async fn requests(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<f64> {
+    let counted =
+        count(url, &selector("pods", namespace, pods), from, until, |_| from.as_millisecond()).await?;
+    Ok(counted.exposure)
+}
+
+fn selector(job: &str, namespace: &str, pods: &str) -> String {
+    format!("http_requests_total{{namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"{job}\"}}")
+}
+
+/// The increases between two scrapes in a row of which the later one lies in (from, until], and the earlier one not
+/// before `after` of that pod. A series that is born, or reset, counts from 0.
+async fn count(
+    url: &str,
+    selector: &str,
+    from: Instant,
+    until: Instant,
+    after: impl Fn(&str) -> i64,
+) -> Result<Cohort> {
+    let (from, until) = (from.as_millisecond(), until.as_millisecond());
+    let query = format!("{selector}[{}ms]", until - from + MEMORY);
+    let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
+    let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
+    let mut pods: BTreeMap<String, Vec<(bool, Points)>> = BTreeMap::new();
+    for one in answer.pointer("/data/result").and_then(Value::as_array).context("no result")? {
+        let label = |name: &str| one["metric"][name].as_str().unwrap_or_default();
+        let series = (label("code").starts_with('5'), points(one)?);
+        pods.entry(label("pod").to_owned()).or_default().push(series);
+    }
+    let mut cohort = Cohort::default();
+    for (pod, series) in &pods {
+        let scrapes: BTreeSet<i64> = series.iter().flat_map(|(_, points)| points.keys().copied()).collect();
+        for (before, at) in scrapes.iter().zip(scrapes.iter().skip(1)) {
+            if *at <= from || *at > until || *before < after(pod) || at - before >= MEMORY {
+                continue;
+            }
+            for (failed, points) in series {
+                let Some(value) = points.get(at) else { continue };
+                let base = points.get(before).filter(|base| *base <= value).unwrap_or(&0.0);
+                cohort.exposure += value - base;
+                cohort.events += if *failed { value - base } else { 0.0 };
+            }
+        }
+    }
+    Ok(cohort)
+}
+
+/// Whether it answers.
+///
+/// # Errors
+/// It does not.
+pub async fn ready(url: &str) -> Result<()> {
+    get(url, "/-/ready").await.map(|_| ())
+}
+
+fn points(series: &Value) -> Result<Points> {
+    let samples = series["values"].as_array().into_iter().flatten();
+    samples
+        .map(|sample| {
+            #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
+            let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
+            Ok((at, sample[1].as_str().context("no value")?.parse()?))
+        })
+        .collect()
 }
 
 fn encoded(text: &str) -> String {

@@ -115,6 +115,8 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
         effects.push(Effect::Finalizer(true));
     }
     let sets = caches.replica_sets_of(key, uid);
+    // What an orphaning deletion lets go must not be taken back: it would be deleted with its owner.
+    let deleting = subject.view.metadata.deletion_timestamp.is_some();
     for (hash, number) in &desired.revisions {
         // It is made with its ReplicaSet, and before it: the template is kept first.
         if !sets.contains_key(hash) && desired.sizes.contains_key(hash) {
@@ -142,7 +144,7 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
             }
             None => {}
             Some(set) => {
-                if owner(&**set).is_none() {
+                if owner(&**set).is_none() && !deleting {
                     effects.push(Effect::Adopt(hash.clone()));
                 }
                 let now = set.spec.replicas.unwrap_or(1);
@@ -166,7 +168,12 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
     effects
 }
 
+/// None where only the selector can be kept right: without a valid spec or the user's Service, and while the Rollout is
+/// being deleted, for the body names it as the owner.
 fn service_body(subject: &Subject, caches: &Caches, role: Role, name: &str, hash: &Hash) -> Option<Value> {
+    if subject.view.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     let spec = subject.spec.as_ref()?;
     let users = caches.service(&subject.key.namespace, &spec.service)?.spec.value();
     users.get("ports")?.as_array().filter(|ports| !ports.is_empty())?;
@@ -183,7 +190,6 @@ fn service_differs(subject: &Subject, caches: &Caches, role: Role, name: &str, h
     let selector = format!("/selector/{}", labels::POD_TEMPLATE_HASH);
     let selects = now.spec.value().pointer(&selector).and_then(Value::as_str).map(str::to_owned);
     let Some(body) = service_body(subject, caches, role, name, hash) else {
-        // Without a valid spec, or the user's Service, only the selector can be kept right.
         return selects.as_deref() != Some(hash);
     };
     let applied = now.metadata.annotations.as_ref().and_then(|a| a.get(APPLIED)).map(String::as_str);

@@ -457,6 +457,9 @@ impl<'a> Fold<'a> {
     ) -> Option<(&'t [Increment], i64)> {
         let key = format!("{metric} {pod}");
         let live = |target: &str| targets.get(target).map(Vec::as_slice).filter(|i| !i.is_empty());
+        if targets.values().filter(|increments| !increments.is_empty()).count() > 1 {
+            self.duplicates.insert(pod.to_owned());
+        }
         let kept = self.checkpoint.targets.get(&key).and_then(|kept| kept.split_once(' '));
         if let Some((after, target)) = kept
             && let (Ok(after), Some(increments)) = (after.parse(), live(target))
@@ -468,7 +471,6 @@ impl<'a> Fold<'a> {
         if all.next().is_none() && kept.is_none() {
             return Some((increments, i64::MIN));
         }
-        self.duplicates.insert(pod.to_owned());
         let after = self.checkpoint.folded_until;
         let known = &mut self.checkpoint.targets;
         if known.values().map(String::len).sum::<usize>() < TARGETS || known.contains_key(&key) {
