@@ -54,12 +54,21 @@ impl Controller {
         Ok(controller)
     }
 
-    fn leads(&mut self) -> Result<Option<()>> {
+    /// It has not ended by itself.
+    ///
+    /// # Errors
+    /// It has; with its last words.
+    pub fn ensure_alive(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(5).collect();
             anyhow::bail!("the controller ended, {status}: {tail:?}");
         }
+        Ok(())
+    }
+
+    fn leads(&mut self) -> Result<Option<()>> {
+        self.ensure_alive()?;
         let log = std::fs::read_to_string(&self.log)?;
         let identity = format!("_{}_", self.child.id());
         Ok(log.lines().any(|l| l.contains("\"leading\"") && l.contains(&identity)).then_some(()))

@@ -1,3 +1,4 @@
 //! Against a real API server, real pods, a real gateway, a real Prometheus, with real requests.
 
+mod outcomes;
 mod shared;

@@ -1,18 +1,178 @@
-//! The one cluster of this process, and the one controller on it.
+//! The one cluster of this process, and the one controller on it. A test enters with [`world`] beside others, or with
+//! [`alone`] when it stops a part that others rely on; what it stopped runs again before the next one enters.
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Mutex as Latch, PoisonError};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use davylamp_tests::cluster::Cluster;
 use davylamp_tests::controller::Controller;
+use davylamp_tests::load::Load;
+use davylamp_tests::shop::{Options, Shop};
 use kube::Client;
-use tokio::sync::{Mutex, OnceCell, RwLock, RwLockReadGuard};
+use kube::api::{Api, DeleteParams};
+use tokio::sync::{Mutex, MutexGuard, OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// The cluster and its controller. A test that needs both undisturbed holds `calm` for reading; one that stops a part
-/// that others rely on holds it for writing.
-pub(crate) struct Shared {
-    pub(crate) cluster: Cluster,
-    pub(crate) admin: Client,
-    pub(crate) controller: Mutex<Option<Controller>>,
+use davylamp_api::k8s_openapi::api::core::v1::Namespace;
+
+/// Lives until the process ends: the cluster then sees its standard input close, and the controller loses its lease.
+static SHARED: OnceCell<Result<Shared, String>> = OnceCell::const_new();
+
+struct Shared {
+    cluster: Cluster,
     calm: RwLock<()>,
+    parts: Mutex<Parts>,
+    /// Namespaces of tests that are over; their pods would take room on the node.
+    left: Latch<Vec<String>>,
 }
 
-static SHARED: OnceCell<Shared> = OnceCell::const_new();
+/// What a test may stop.
+#[derive(Default)]
+struct Parts {
+    controller: Option<Controller>,
+    stopped: BTreeSet<&'static str>,
+}
+
+/// A namespace for one test on the shared cluster, with the shared controller at work.
+pub(crate) struct World {
+    pub(crate) cluster: &'static Cluster,
+    /// With all rights, and of the runtime of this test.
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    shared: &'static Shared,
+    _calm: Option<RwLockReadGuard<'static, ()>>,
+}
+
+/// A [`World`] in which no other test runs.
+pub(crate) struct Alone {
+    world: World,
+    parts: MutexGuard<'static, Parts>,
+    _calm: RwLockWriteGuard<'static, ()>,
+}
+
+/// For a test that leaves cluster and controller as they are. The name becomes the namespace.
+pub(crate) async fn world(name: &str) -> Result<World> {
+    let shared = shared().await?;
+    let calm = shared.calm.read().await;
+    World::enter(shared, name, &mut *shared.parts.lock().await, Some(calm)).await
+}
+
+/// For a test that stops the shared controller or a component of the cluster.
+pub(crate) async fn alone(name: &str) -> Result<Alone> {
+    let shared = shared().await?;
+    let calm = shared.calm.write().await;
+    let mut parts = shared.parts.lock().await;
+    let world = World::enter(shared, name, &mut parts, None).await?;
+    Ok(Alone { world, parts, _calm: calm })
+}
+
+impl World {
+    async fn enter(
+        shared: &'static Shared,
+        name: &str,
+        parts: &mut Parts,
+        calm: Option<RwLockReadGuard<'static, ()>>,
+    ) -> Result<Self> {
+        let client = shared.cluster.admin().await?;
+        parts.mend(&shared.cluster, &client).await?;
+        let left = std::mem::take(&mut *shared.left.lock().unwrap_or_else(PoisonError::into_inner));
+        for namespace in left {
+            Api::<Namespace>::all(client.clone()).delete(&namespace, &DeleteParams::background()).await?;
+        }
+        davylamp_tests::cluster::namespace(&client, name).await?;
+        Ok(Self { cluster: &shared.cluster, client, namespace: name.to_owned(), shared, _calm: calm })
+    }
+
+    /// A shop whose first release is Healthy.
+    pub(crate) async fn shop(&self, options: Options) -> Result<Shop> {
+        Shop::open(&self.client, &self.namespace, options).await
+    }
+
+    /// Requests to a shop.
+    pub(crate) fn load(&self, shop: &Shop, rate: u32) -> Result<Load> {
+        Load::start(&self.cluster.description.gateway, &shop.host(), rate)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let mut left = self.shared.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.push(std::mem::take(&mut self.namespace));
+    }
+}
+
+impl Deref for Alone {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl Alone {
+    /// SIGKILL.
+    pub(crate) fn kill_controller(&mut self) -> Result<()> {
+        self.parts.controller.take().context("no controller")?.kill()
+    }
+
+    /// SIGTERM, and a clean end.
+    pub(crate) async fn stop_controller(&mut self) -> Result<()> {
+        self.parts.controller.take().context("no controller")?.stop().await
+    }
+
+    /// Starts it again, and waits until it leads.
+    pub(crate) async fn start_controller(&mut self) -> Result<()> {
+        ensure!(self.parts.controller.is_none(), "the controller runs");
+        self.parts.controller = Some(Controller::start(self.cluster, &self.client, "controller").await?);
+        Ok(())
+    }
+
+    /// Ends a component of the cluster.
+    pub(crate) fn stop(&mut self, component: &'static str) -> Result<()> {
+        self.parts.stopped.insert(component);
+        self.cluster.tell(&["stop", component])
+    }
+
+    /// Starts it again; it is ready then.
+    pub(crate) fn start(&mut self, component: &'static str) -> Result<()> {
+        self.cluster.tell(&["start", component])?;
+        self.parts.stopped.remove(component);
+        Ok(())
+    }
+}
+
+impl Parts {
+    /// What a test has stopped runs again; a controller that ended by itself is an error of the product.
+    async fn mend(&mut self, cluster: &Cluster, client: &Client) -> Result<()> {
+        for component in std::mem::take(&mut self.stopped) {
+            cluster.tell(&["start", component])?;
+        }
+        if let Some(controller) = &mut self.controller {
+            controller.ensure_alive()?;
+        } else {
+            self.controller = Some(Controller::start(cluster, client, "controller").await?);
+        }
+        Ok(())
+    }
+}
+
+async fn shared() -> Result<&'static Shared> {
+    let shared = SHARED.get_or_init(|| async { start().await.map_err(|error| format!("{error:#}")) }).await;
+    shared.as_ref().map_err(|error| anyhow!("no cluster: {error}"))
+}
+
+async fn start() -> Result<Shared> {
+    // One provider for all clients of this process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cluster");
+    std::fs::create_dir_all(&dir)?;
+    // A cluster of an earlier run that is on its way down, or of another run, holds it.
+    File::options().create(true).append(true).open(dir.join("lock"))?.lock()?;
+    let cluster = Cluster::start(&dir)?;
+    cluster.load_demo_app()?;
+    cluster.install(&cluster.admin().await?).await?;
+    Ok(Shared { cluster, calm: RwLock::default(), parts: Mutex::default(), left: Latch::default() })
+}
