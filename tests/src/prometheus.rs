@@ -1,5 +1,7 @@
 //! Asks Prometheus what it holds, without any code of the product.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use davylamp_api::Instant;
 use davylamp_api::run::Cohort;
@@ -7,44 +9,53 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The raw samples of a selector in (from, until], with the newest one at or before `from` as the base; the sum of the
-/// increases of its series, resets and births counted from 0.
-async fn increase(url: &str, selector: &str, from: Instant, until: Instant) -> Result<f64> {
-    let (from, until) = (from.as_millisecond(), until.as_millisecond());
-    let back = 5_000;
-    let query = format!("{selector}[{}ms]", until - from + back);
-    let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
-    let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
-    let series = answer.pointer("/data/result").and_then(Value::as_array).context("no result")?;
-    let mut total = 0.0;
-    for one in series {
-        let mut before: Option<f64> = None;
-        for sample in one["values"].as_array().into_iter().flatten() {
-            #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
-            let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
-            let value: f64 = sample[1].as_str().context("no value")?.parse()?;
-            if at > from && at <= until {
-                total += match before {
-                    Some(before) if value >= before => value - before,
-                    // A series that is born, or reset, counts from 0.
-                    Some(_) | None => value,
-                };
-            }
-            before = Some(value);
-        }
-    }
-    Ok(total)
-}
-
-/// What Prometheus holds of the pods of a revision in a window: 5xx answers of all.
+/// What Prometheus holds of the pods of a revision: 5xx answers of all, in the increases between samples that both lie
+/// in [from, until]. A counter that is reset, or is born at a pod that was scraped before, counts from 0.
 ///
 /// # Errors
 /// Prometheus does not answer.
 pub async fn cohort(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<Cohort> {
+    let (from, until) = (from.as_millisecond(), until.as_millisecond());
     let scope = format!("namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"pods\"");
-    let events = increase(url, &format!("http_requests_total{{code=~\"5..\",{scope}}}"), from, until).await?;
-    let exposure = increase(url, &format!("http_requests_total{{{scope}}}"), from, until).await?;
-    Ok(Cohort { events, exposure })
+    // Open to the left.
+    let query = format!("http_requests_total{{{scope}}}[{}ms]", until - from + 1);
+    let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
+    let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
+    let all = answer.pointer("/data/result").and_then(Value::as_array).context("no result")?;
+    let mut pods: BTreeMap<&str, Vec<(bool, Vec<(i64, f64)>)>> = BTreeMap::new();
+    for one in all {
+        let label = |name: &str| one["metric"][name].as_str().context("no label");
+        pods.entry(label("pod")?).or_default().push((label("code")?.starts_with('5'), samples(one)?));
+    }
+    let mut sum = Cohort::default();
+    for series in pods.values() {
+        let first = series.iter().flat_map(|(_, samples)| samples).map(|(at, _)| *at).min();
+        for (bad, samples) in series {
+            let born_late = samples.first().map(|(at, _)| *at) > first;
+            let increase = increase(samples, born_late);
+            sum.exposure += increase;
+            sum.events += if *bad { increase } else { 0.0 };
+        }
+    }
+    Ok(sum)
+}
+
+fn samples(series: &Value) -> Result<Vec<(i64, f64)>> {
+    let one = |sample: &Value| {
+        #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
+        let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
+        Ok((at, sample[1].as_str().context("no value")?.parse()?))
+    };
+    series["values"].as_array().into_iter().flatten().map(one).collect()
+}
+
+fn increase(samples: &[(i64, f64)], born_late: bool) -> f64 {
+    let birth = samples.first().filter(|_| born_late).map_or(0.0, |(_, value)| *value);
+    let step = |pair: &[(i64, f64)]| match (pair[0].1, pair[1].1) {
+        (before, value) if value >= before => value - before,
+        (_, value) => value,
+    };
+    birth + samples.windows(2).map(step).sum::<f64>()
 }
 
 fn encoded(text: &str) -> String {

@@ -2,3 +2,4 @@
 
 mod outcomes;
 mod shared;
+mod watched;
