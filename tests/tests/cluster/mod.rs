@@ -1,5 +1,6 @@
 //! Against a real API server, real pods, a real gateway, a real Prometheus, with real requests.
 
+mod actions;
 mod outcomes;
 mod shared;
 mod watched;
