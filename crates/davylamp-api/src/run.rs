@@ -1,5 +1,6 @@
 //! `RolloutRun`: one attempt to release one revision: its program, and every decision with its evidence.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,7 @@ pub struct DecisionRecord {
     /// The number of the record within the Rollout.
     pub number: i64,
     /// When it was decided, in the time of the data where data decided.
-    #[schemars(with = "String")]
+    #[schemars(with = "Time")]
     pub at: Instant,
     /// The state that was left.
     #[schemars(length(max = 32))]
@@ -123,11 +124,11 @@ pub struct MetricRecord {
     #[schemars(length(max = 40))]
     pub name: String,
     /// The first moment of the window of this step's data, exclusive.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Instant>,
     /// The last moment, inclusive.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Instant>,
     /// The canary's counts in that window.
