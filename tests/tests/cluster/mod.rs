@@ -2,5 +2,6 @@
 
 mod actions;
 mod outcomes;
+mod schema;
 mod shared;
 mod watched;
