@@ -23,7 +23,7 @@ pub(crate) fn promoting(pass: &mut Pass<'_>) -> bool {
     }
     let (hash, size) = (pass.canary_hash(), pass.size());
     let ready = pass.available(&hash) >= size && pass.endpoints(Role::Canary, &hash) >= size;
-    if pass.weight() < Percent::FULL && ready {
+    if pass.weight() < Percent::FULL && ready && !pass.past_deadline() {
         pass.set_weight(Percent::FULL);
     }
     if !ready {
