@@ -553,3 +553,15 @@ fn no_weight_rises_after_its_deadline() {
     world.run_for(0);
     assert_eq!((world.state(), world.weight()), (StateName::RollingBack, 500));
 }
+
+#[test]
+fn a_rollout_of_no_pods_is_promoted_with_one() {
+    let mut world = World::new(spec(&[step("5%")], false));
+    world.edit(|spec| spec.replicas = Some(0));
+    world.hurt.insert("scaled to nothing".to_owned());
+    world.run_for(MINUTE);
+    world.release(2);
+    world.until(StateName::Finalising);
+    world.until(StateName::Healthy);
+    assert_eq!((stable(&world), world.sets[&hash(2)].desired), (hash(2).as_str(), 0));
+}
