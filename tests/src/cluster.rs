@@ -128,7 +128,7 @@ impl Cluster {
         for file in files {
             apply_text(admin, None, &std::fs::read_to_string(&file)?)
                 .await
-                .with_context(|| format!("{file:?}"))?;
+                .with_context(|| format!("{}", file.display()))?;
         }
         crate::until(std::time::Duration::from_secs(20), "the definitions are served", || async {
             let group = discovery::group(admin, "davylamp.dev").await?;

@@ -15,6 +15,7 @@ use crate::rollout::{RouteRef, Step};
 use crate::run::{Cohort, DecisionRecord, Interval};
 use crate::scalar::Percent;
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
 fn zero(n: &i64) -> bool {
     *n == 0
 }

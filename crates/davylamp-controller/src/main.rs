@@ -54,7 +54,7 @@ struct RunArguments {
     /// Rollouts that are worked on at once.
     #[arg(long, env = "DAVYLAMP_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
-    /// What is logged, as in "info" or "info,davylamp_controller=debug".
+    /// What is logged, as in "info" or "debug,hyper=warn".
     #[arg(long, env = "DAVYLAMP_LOG", default_value = "info")]
     log: String,
     /// How a line of the log looks.
@@ -107,9 +107,9 @@ async fn run_controller(arguments: RunArguments) -> anyhow::Result<()> {
         .await
         .context("no cluster: run in a pod with a service account, or set KUBECONFIG")?;
     let client = kube::Client::try_from(config).context("no client for this cluster")?;
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .with_context(|| format!("{} cannot be listened on: choose another with --listen", arguments.listen))?;
+    let listener = TcpListener::bind(arguments.listen).await.with_context(|| {
+        format!("{} cannot be listened on: choose another with --listen", arguments.listen)
+    })?;
     let lease = Duration::from_secs(arguments.lease_seconds);
     let config = Config {
         namespace: arguments.namespace,

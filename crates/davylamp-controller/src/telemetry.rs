@@ -75,12 +75,7 @@ pub const METRICS: &[Described] = &[
         &["kind", "reason"],
         "Interruptions of watches and objects that could not be read",
     ),
-    described(
-        "davylamp_metric_queries",
-        "counter",
-        &["result"],
-        "Queries to metric sources, by result",
-    ),
+    described("davylamp_metric_queries", "counter", &["result"], "Queries to metric sources, by result"),
     described(
         "davylamp_metric_query_duration_seconds",
         "histogram",

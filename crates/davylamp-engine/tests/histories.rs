@@ -1,4 +1,10 @@
 //! What a Rollout goes through, told as histories. The invariants are checked in every pass by `world::check`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test: what is not as expected ends it"
+)]
 mod world;
 
 use davylamp_api::action::{ActionPhase, Verb};
@@ -499,4 +505,39 @@ fn a_refused_template_is_named_and_nothing_else_happens() {
     assert_eq!(world.condition("Valid"), Some(("False", "TemplateRefused")));
     assert_eq!(kstatus(&world), ["False", "False", "True"]);
     assert!(!world.sets.contains_key(&hash(2)));
+}
+
+#[test]
+fn ten_metrics_fit_into_a_status() {
+    let mut spec = spec(&[step("5%"), step("25%"), step("50%")], true);
+    let analysis = spec.analysis.as_mut().unwrap();
+    let one = analysis.metrics[0].clone();
+    analysis.metrics = (0..10)
+        .map(|i| davylamp_api::rollout::Metric {
+            name: format!("a-metric-with-a-long-name-number-{i}"),
+            ..one.clone()
+        })
+        .collect();
+    let mut world = World::settled(spec);
+    world.release(2);
+    world.until(StateName::Finalising);
+    world.until(StateName::Healthy);
+    assert_eq!(stable(&world), hash(2));
+}
+
+#[test]
+fn a_crash_between_status_and_effects_repeats_the_effects() {
+    for effects in 0..4 {
+        let mut world = canary();
+        world.release(2);
+        for _ in 0..2_000 {
+            world.crash_after = Some(effects);
+            let end = world.now + 2_000;
+            world.run_until(end, |_| false);
+            world.crash_after = None;
+            world.poke();
+        }
+        assert_eq!(stable(&world), hash(2), "{}", world.status.message);
+        routes_are_the_users(&world);
+    }
 }

@@ -96,7 +96,7 @@ async fn clean(admin: &Client) -> Result<()> {
     let patch = json!({"metadata": {"finalizers": null}});
     let _ = rollouts.patch(NAME, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&patch)).await;
     namespaces.delete(NAMESPACE, &DeleteParams::background()).await?;
-    until(Duration::from_secs(120), "the namespace of an earlier demo is gone", || async {
+    until(Duration::from_mins(2), "the namespace of an earlier demo is gone", || async {
         Ok(namespaces.get_opt(NAMESPACE).await?.is_none().then_some(()))
     })
     .await
@@ -288,33 +288,33 @@ impl Screen {
         println!("\n  {}  {to:<12} {message}", self.time());
         if judged {
             for metric in &decision.metrics {
-                self.metric(metric);
+                print_metric(metric);
             }
         }
     }
+}
 
-    fn metric(&self, m: &MetricRecord) {
-        let percent = |c: davylamp_api::run::Cohort| {
-            let rate = if c.exposure > 0.0 { 100.0 * c.events / c.exposure } else { 0.0 };
-            format!("{} of {} ({rate:.1} %)", c.events, c.exposure)
-        };
-        let end = |end: Option<f64>| end.map_or("?".to_owned(), |n| format!("{n:.2}"));
-        let Interval { lower, upper } = m.interval.unwrap_or_default();
-        let ratio = m.ratio.map_or("?".to_owned(), |r| format!("{r:.2}"));
-        println!("           {}: canary {}, baseline {}", m.name, percent(m.canary), percent(m.baseline));
-        println!(
-            "           ratio {ratio}, 98 % interval {} to {}; tolerated {:.2}",
-            end(lower),
-            end(upper),
-            m.tolerated
-        );
-        let bad = share(m.log_e, 0.01);
-        let safe = share(m.log_e_non_inferior, 0.05);
-        println!(
-            "           evidence that it is worse: {bad:.0} % of what rolls back; that it is below {:.2}x: {safe:.0} % of what promotes",
-            m.margin
-        );
-    }
+fn print_metric(m: &MetricRecord) {
+    let percent = |c: davylamp_api::run::Cohort| {
+        let rate = if c.exposure > 0.0 { 100.0 * c.events / c.exposure } else { 0.0 };
+        format!("{} of {} ({rate:.1} %)", c.events, c.exposure)
+    };
+    let end = |end: Option<f64>| end.map_or_else(|| "?".to_owned(), |n| format!("{n:.2}"));
+    let Interval { lower, upper } = m.interval.unwrap_or_default();
+    let ratio = m.ratio.map_or_else(|| "?".to_owned(), |r| format!("{r:.2}"));
+    println!("           {}: canary {}, baseline {}", m.name, percent(m.canary), percent(m.baseline));
+    println!(
+        "           ratio {ratio}, 98 % interval {} to {}; tolerated {:.2}",
+        end(lower),
+        end(upper),
+        m.tolerated
+    );
+    let bad = share(m.log_e, 0.01);
+    let safe = share(m.log_e_non_inferior, 0.05);
+    println!(
+        "           evidence that it is worse: {bad:.0} % of what rolls back; that it is below {:.2}x: {safe:.0} % of what promotes",
+        m.margin
+    );
 }
 
 /// ln of an e-value over ln(1/rate), in percent.

@@ -68,7 +68,8 @@ impl MetricsApi for Counted {
         Box::pin(async move {
             let start = Instant::now();
             let answer = self.api.query(source, promql, at_ms).await;
-            self.telemetry.queried(answer.as_ref().map_or_else(QueryError::reason, |_| "ok"), start.elapsed());
+            self.telemetry
+                .queried(answer.as_ref().map_or_else(QueryError::reason, |_| "ok"), start.elapsed());
             answer
         })
     }

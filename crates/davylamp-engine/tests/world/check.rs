@@ -164,7 +164,7 @@ pub(crate) fn selector(world: &World, role: Role, from: Option<&str>, to: &str, 
     }
 }
 
-/// A ReplicaSet is about to change its size.
+/// A `ReplicaSet` is about to change its size.
 pub(crate) fn size(world: &World, hash: &str, from: i32, to: i32) {
     if to >= from || world.status.stable.as_ref().is_some_and(|s| s.hash == hash) {
         return;
