@@ -10,7 +10,7 @@ use std::sync::{Mutex as Latch, PoisonError};
 use anyhow::{Context, Result, anyhow, ensure};
 use davylamp_tests::cluster::Cluster;
 use davylamp_tests::controller::Controller;
-use davylamp_tests::load::Load;
+use davylamp_tests::load::{Load, answered};
 use davylamp_tests::shop::{Options, Shop};
 use kube::Client;
 use kube::api::{Api, DeleteParams};
@@ -86,9 +86,11 @@ impl World {
         Ok(Self { cluster: &shared.cluster, client, namespace: name.to_owned(), shared, _calm: calm })
     }
 
-    /// A shop whose first release is Healthy.
+    /// A shop whose first release is Healthy, and answers.
     pub(crate) async fn shop(&self, options: Options) -> Result<Shop> {
-        Shop::open(&self.client, &self.namespace, options).await
+        let shop = Shop::open(&self.client, &self.namespace, options).await?;
+        answered(&self.cluster.description.gateway, &shop.host()).await?;
+        Ok(shop)
     }
 
     /// Requests to a shop.
