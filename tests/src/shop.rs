@@ -61,13 +61,21 @@ pub struct Shop {
 }
 
 impl Shop {
+    /// Makes the namespace only.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub async fn plan(client: &Client, in_namespace: &str, options: Options) -> Result<Self> {
+        namespace(client, in_namespace).await?;
+        Ok(Self { client: client.clone(), namespace: in_namespace.to_owned(), options })
+    }
+
     /// Makes the namespace and all objects; does not wait.
     ///
     /// # Errors
     /// The API server refuses something.
     pub async fn create(client: &Client, in_namespace: &str, options: Options) -> Result<Self> {
-        namespace(client, in_namespace).await?;
-        let shop = Self { client: client.clone(), namespace: in_namespace.to_owned(), options };
+        let shop = Self::plan(client, in_namespace, options).await?;
         for object in [shop.service(), shop.route(), shop.rollout()] {
             shop.apply(&object).await?;
         }
