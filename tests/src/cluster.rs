@@ -1,5 +1,6 @@
 //! A cluster of its own: `tests/cluster/cluster up --foreground`, bound to the life of this process.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -31,6 +32,8 @@ pub struct Description {
     pub audit_log: PathBuf,
     /// Of each component.
     pub logs: PathBuf,
+    /// The program of each component.
+    pub programs: BTreeMap<String, PathBuf>,
 }
 
 /// A cluster that lives as long as this value; or one that was there before.
@@ -125,7 +128,7 @@ impl Cluster {
         for file in files {
             apply_text(admin, None, &std::fs::read_to_string(&file)?)
                 .await
-                .with_context(|| format!("{file:?}"))?;
+                .with_context(|| format!("{}", file.display()))?;
         }
         crate::until(std::time::Duration::from_secs(20), "the definitions are served", || async {
             let group = discovery::group(admin, "davylamp.dev").await?;

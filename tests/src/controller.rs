@@ -32,6 +32,39 @@ impl Controller {
     /// # Errors
     /// It does not lead within half a minute.
     pub async fn start(cluster: &Cluster, admin: &Client, name: &str) -> Result<Self> {
+        let mut controller = Self::spawn(cluster, admin, name).await?;
+        controller.wait_until_it_leads().await?;
+        Ok(controller)
+    }
+
+    /// Starts one beside another, and waits until it could lead.
+    ///
+    /// # Errors
+    /// It is not there within half a minute.
+    pub async fn stand_by(cluster: &Cluster, admin: &Client, name: &str) -> Result<Self> {
+        let mut controller = Self::spawn(cluster, admin, name).await?;
+        until(Duration::from_secs(30), "the caches of the controller are warm", || {
+            let warm = controller.logged(|line| line.contains("\"caches are warm\""));
+            std::future::ready(warm)
+        })
+        .await?;
+        Ok(controller)
+    }
+
+    /// Waits until it leads.
+    ///
+    /// # Errors
+    /// It does not within half a minute.
+    pub async fn wait_until_it_leads(&mut self) -> Result<()> {
+        let identity = format!("_{}_", self.child.id());
+        until(Duration::from_secs(30), "the controller leads", || {
+            let led = self.logged(|line| line.contains("\"leading\"") && line.contains(&identity));
+            std::future::ready(led)
+        })
+        .await
+    }
+
+    async fn spawn(cluster: &Cluster, admin: &Client, name: &str) -> Result<Self> {
         let kubeconfig = kubeconfig(cluster, admin, name).await?;
         let log = cluster.description.dir.join(format!("{name}.log"));
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
@@ -45,13 +78,7 @@ impl Controller {
             .stderr(file)
             .spawn()
             .context("davylamp-controller cannot be started")?;
-        let mut controller = Self { child, log, address };
-        until(Duration::from_secs(30), "the controller leads", || {
-            let led = controller.leads();
-            std::future::ready(led)
-        })
-        .await?;
-        Ok(controller)
+        Ok(Self { child, log, address })
     }
 
     /// It has not ended by itself.
@@ -67,11 +94,10 @@ impl Controller {
         Ok(())
     }
 
-    fn leads(&mut self) -> Result<Option<()>> {
+    fn logged(&mut self, is: impl Fn(&str) -> bool) -> Result<Option<()>> {
         self.ensure_alive()?;
         let log = std::fs::read_to_string(&self.log)?;
-        let identity = format!("_{}_", self.child.id());
-        Ok(log.lines().any(|l| l.contains("\"leading\"") && l.contains(&identity)).then_some(()))
+        Ok(log.lines().any(is).then_some(()))
     }
 
     /// SIGKILL, and it is gone.

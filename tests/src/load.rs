@@ -88,13 +88,5 @@ impl Drop for Load {
 /// Answers of a version by status.
 #[must_use]
 pub fn answers(summary: &Summary, version: &str) -> BTreeMap<String, u64> {
-    summary
-        .counts
-        .by_version
-        .get(version)
-        .cloned()
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(k, v)| (k.to_string(), v))
-        .collect()
+    summary.counts.by_version.get(version).cloned().unwrap_or_default()
 }

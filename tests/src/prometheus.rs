@@ -1,77 +1,124 @@
 //! Asks Prometheus what it holds, without any code of the product.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use davylamp_api::Instant;
-use davylamp_api::run::Cohort;
+use davylamp_api::run::{Cohort, DecisionRecord, MetricRecord};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-/// What Prometheus holds of the pods of a revision: 5xx answers of all, in the increases between samples that both lie
-/// in [from, until]. A counter that is reset, or is born at a pod that was scraped before, counts from 0.
+use crate::get;
+
+/// A target that was not scraped for so long starts anew: what happened meanwhile is in no increment, ms.
+const MEMORY: i64 = 5_000;
+
+/// Of one series: the value at each scrape, by its time in ms.
+type Points = BTreeMap<i64, f64>;
+
+/// What Prometheus holds of the pods of a revision in the window of a decision: 5xx answers of all.
+///
+/// # Errors
+/// Prometheus does not answer, or the decision has no window.
+pub async fn cohort(
+    url: &str,
+    namespace: &str,
+    pods: &str,
+    record: &DecisionRecord,
+    metric: &MetricRecord,
+) -> Result<Cohort> {
+    cohort_of_job(url, "pods", namespace, pods, record, metric).await
+}
+
+/// As [`cohort`], of another job of Prometheus.
+///
+/// # Errors
+/// Prometheus does not answer, or the decision has no window.
+pub async fn cohort_of_job(
+    url: &str,
+    job: &str,
+    namespace: &str,
+    pods: &str,
+    record: &DecisionRecord,
+    metric: &MetricRecord,
+) -> Result<Cohort> {
+    let (from, until) = (metric.from.context("no window")?, metric.until.context("no window")?);
+    let after =
+        |pod: &str| record.young.get(pod).copied().max(record.after).map_or(0, Instant::as_millisecond);
+    count(url, &selector(job, namespace, pods), from, until, after).await
+}
+
+/// The requests to the pods of a revision that Prometheus holds in (from, until].
 ///
 /// # Errors
 /// Prometheus does not answer.
-pub async fn cohort(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<Cohort> {
+pub async fn requests(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<f64> {
+    let counted =
+        count(url, &selector("pods", namespace, pods), from, until, |_| from.as_millisecond()).await?;
+    Ok(counted.exposure)
+}
+
+fn selector(job: &str, namespace: &str, pods: &str) -> String {
+    format!("http_requests_total{{namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"{job}\"}}")
+}
+
+/// The increases between two scrapes in a row of which the later one lies in (from, until], and the earlier one not
+/// before `after` of that pod. A series that is born, or reset, counts from 0.
+async fn count(
+    url: &str,
+    selector: &str,
+    from: Instant,
+    until: Instant,
+    after: impl Fn(&str) -> i64,
+) -> Result<Cohort> {
     let (from, until) = (from.as_millisecond(), until.as_millisecond());
-    let scope = format!("namespace=\"{namespace}\",pod=~\"{pods}.+\",job=\"pods\"");
-    // Open to the left.
-    let query = format!("http_requests_total{{{scope}}}[{}ms]", until - from + 1);
+    let query = format!("{selector}[{}ms]", until - from + MEMORY);
     let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
-    let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
-    let all = answer.pointer("/data/result").and_then(Value::as_array).context("no result")?;
-    let mut pods: BTreeMap<&str, Vec<(bool, Vec<(i64, f64)>)>> = BTreeMap::new();
-    for one in all {
-        let label = |name: &str| one["metric"][name].as_str().context("no label");
-        pods.entry(label("pod")?).or_default().push((label("code")?.starts_with('5'), samples(one)?));
+    let answer: Value = serde_json::from_str(&get(url, None, &path).await?)?;
+    let mut pods: BTreeMap<String, Vec<(bool, Points)>> = BTreeMap::new();
+    for one in answer.pointer("/data/result").and_then(Value::as_array).context("no result")? {
+        let label = |name: &str| one["metric"][name].as_str().unwrap_or_default();
+        let series = (label("code").starts_with('5'), points(one)?);
+        pods.entry(label("pod").to_owned()).or_default().push(series);
     }
-    let mut sum = Cohort::default();
-    for series in pods.values() {
-        let first = series.iter().flat_map(|(_, samples)| samples).map(|(at, _)| *at).min();
-        for (bad, samples) in series {
-            let born_late = samples.first().map(|(at, _)| *at) > first;
-            let increase = increase(samples, born_late);
-            sum.exposure += increase;
-            sum.events += if *bad { increase } else { 0.0 };
+    let mut cohort = Cohort::default();
+    for (pod, series) in &pods {
+        let scrapes: BTreeSet<i64> = series.iter().flat_map(|(_, points)| points.keys().copied()).collect();
+        for (before, at) in scrapes.iter().zip(scrapes.iter().skip(1)) {
+            if *at <= from || *at > until || *before < after(pod) || at - before >= MEMORY {
+                continue;
+            }
+            for (failed, points) in series {
+                let Some(value) = points.get(at) else { continue };
+                let base = points.get(before).filter(|base| *base <= value).unwrap_or(&0.0);
+                cohort.exposure += value - base;
+                cohort.events += if *failed { value - base } else { 0.0 };
+            }
         }
     }
-    Ok(sum)
+    Ok(cohort)
 }
 
-fn samples(series: &Value) -> Result<Vec<(i64, f64)>> {
-    let one = |sample: &Value| {
-        #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
-        let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
-        Ok((at, sample[1].as_str().context("no value")?.parse()?))
-    };
-    series["values"].as_array().into_iter().flatten().map(one).collect()
+/// Whether it answers.
+///
+/// # Errors
+/// It does not.
+pub async fn ready(url: &str) -> Result<()> {
+    get(url, None, "/-/ready").await.map(|_| ())
 }
 
-fn increase(samples: &[(i64, f64)], born_late: bool) -> f64 {
-    let birth = samples.first().filter(|_| born_late).map_or(0.0, |(_, value)| *value);
-    let step = |pair: &[(i64, f64)]| match (pair[0].1, pair[1].1) {
-        (before, value) if value >= before => value - before,
-        (_, value) => value,
-    };
-    birth + samples.windows(2).map(step).sum::<f64>()
+fn points(series: &Value) -> Result<Points> {
+    let samples = series["values"].as_array().into_iter().flatten();
+    samples
+        .map(|sample| {
+            #[allow(clippy::cast_possible_truncation, reason = "a time in ms")]
+            let at = (sample[0].as_f64().context("no time")? * 1_000.0).round() as i64;
+            Ok((at, sample[1].as_str().context("no value")?.parse()?))
+        })
+        .collect()
 }
 
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
         .collect()
-}
-
-/// The body of an answer. HTTP/1.0, so that its end is the end of the connection.
-async fn get(url: &str, path: &str) -> Result<String> {
-    let host = url.strip_prefix("http://").context("no http address")?;
-    let mut stream = TcpStream::connect(host).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    ensure!(head.contains(" 200 "), "prometheus: {head} {body}");
-    Ok(body.to_owned())
 }

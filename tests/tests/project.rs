@@ -28,7 +28,8 @@ fn crates_use_only_what_they_may() -> Result<()> {
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let allowed: BTreeMap<_, BTreeSet<_>> = EDGES.iter().map(|(k, v)| (*k, v.iter().copied().collect())).collect();
+    let allowed: BTreeMap<_, BTreeSet<_>> =
+        EDGES.iter().map(|(k, v)| (*k, v.iter().copied().collect())).collect();
     let packages = metadata["packages"].as_array().context("no packages")?;
     ensure!(packages.len() == EDGES.len(), "a crate is missing in the picture, or in the workspace");
     for package in packages {
@@ -49,12 +50,25 @@ fn the_engine_and_the_statistics_have_no_way_to_the_world() -> Result<()> {
         ("davylamp-stats", &["libm", "statrs", "thiserror"]),
         (
             "davylamp-engine",
-            &["base64", "davylamp-api", "davylamp-stats", "jiff", "libm", "promql-parser", "serde", "serde_json"],
+            &[
+                "base64",
+                "davylamp-api",
+                "davylamp-stats",
+                "jiff",
+                "libm",
+                "promql-parser",
+                "serde",
+                "serde_json",
+            ],
         ),
     ];
     for (name, allowed) in may {
         let manifest = std::fs::read_to_string(root().join("crates").join(name).join("Cargo.toml"))?;
-        let section = manifest.split("[dependencies]").nth(1).and_then(|s| s.split("\n[").next()).context("no dependencies")?;
+        let section = manifest
+            .split("[dependencies]")
+            .nth(1)
+            .and_then(|s| s.split("\n[").next())
+            .context("no dependencies")?;
         for line in section.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {
             let used = line.split(['.', ' ', '=']).next().unwrap_or_default();
             ensure!(allowed.contains(&used), "{name} may not depend on {used}");
@@ -72,7 +86,10 @@ fn the_generated_definitions_are_fresh() -> Result<()> {
         ensure!(there == *text, "deploy/crds/{name} is stale: run `make crds`");
         ensure!(text.len() < 100_000, "{name} is larger than 100 KB");
     }
-    ensure!(std::fs::read_dir(&folder)?.count() == files.len(), "deploy/crds holds a file that nobody generates");
+    ensure!(
+        std::fs::read_dir(&folder)?.count() == files.len(),
+        "deploy/crds holds a file that nobody generates"
+    );
     Ok(())
 }
 

@@ -18,7 +18,8 @@ pub fn hash(template: &Value, collisions: u32) -> String {
     if collisions > 0 {
         digest.update(collisions.to_string());
     }
-    digest.finalize().iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    let text = digest.finalize().iter().take(5).fold(0_u64, |text, byte| text << 8 | u64::from(*byte));
+    format!("{text:010x}")
 }
 
 /// The template in its canonical form: equal templates give equal texts.

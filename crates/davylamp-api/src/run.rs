@@ -1,5 +1,7 @@
 //! `RolloutRun`: one attempt to release one revision: its program, and every decision with its evidence.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -111,6 +113,14 @@ pub struct DecisionRecord {
     #[schemars(length(max = 10))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricRecord>,
+    /// Increments whose earlier sample is older than this were left out: the weight was not yet effective and settled.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Instant>,
+    /// Pods that were not yet warm at that time, and when they were; at most 50 are listed.
+    #[schemars(with = "BTreeMap<String, Time>", extend("maxProperties" = 50))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub young: BTreeMap<String, Instant>,
     /// Records were merged into this one, for the outbox was full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<bool>,
@@ -123,11 +133,11 @@ pub struct MetricRecord {
     /// Its name.
     #[schemars(length(max = 40))]
     pub name: String,
-    /// The first moment of the window of this step's data, exclusive.
+    /// The window of this step's data: later samples of increments lie after this moment,
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Instant>,
-    /// The last moment, inclusive.
+    /// and at or before this one.
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Instant>,

@@ -15,6 +15,7 @@ use crate::rollout::{RouteRef, Step};
 use crate::run::{Cohort, DecisionRecord, Interval};
 use crate::scalar::Percent;
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
 fn zero(n: &i64) -> bool {
     *n == 0
 }
@@ -472,6 +473,8 @@ pub struct MetricCheckpoint {
     pub safe: Option<String>,
     /// The end of the open block; 0 without one.
     pub block_until: i64,
+    /// The start of the first round of this step that counted; 0 without one.
+    pub counted_from: i64,
     /// Counts, those of this step first, at most eight rows of canary events, baseline events, canary exposure,
     /// baseline exposure.
     #[schemars(length(max = 8), inner(length(max = 4)))]

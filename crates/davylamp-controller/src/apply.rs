@@ -104,7 +104,10 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
     effects.extend(desired.fill_replicas.map(Effect::FillReplicas));
     if let Some((name, spec)) = &desired.run
         && !memory.taken_runs.contains(name)
-        && caches.runs.get(&crate::key::Key { namespace: key.namespace.clone(), name: name.clone() }).is_none()
+        && caches
+            .runs
+            .get(&crate::key::Key { namespace: key.namespace.clone(), name: name.clone() })
+            .is_none()
     {
         effects.push(Effect::CreateRun(name.clone(), Box::new(spec.clone())));
     }
@@ -112,9 +115,11 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
         effects.push(Effect::Finalizer(true));
     }
     let sets = caches.replica_sets_of(key, uid);
+    // What an orphaning deletion lets go must not be taken back: it would be deleted with its owner.
+    let deleting = subject.view.metadata.deletion_timestamp.is_some();
     for (hash, number) in &desired.revisions {
         // It is made with its ReplicaSet, and before it: the template is kept first.
-        if !sets.contains_key(hash) && desired.sizes.get(hash).is_some() {
+        if !sets.contains_key(hash) && desired.sizes.contains_key(hash) {
             effects.push(Effect::CreateRevision(hash.clone(), *number));
         }
     }
@@ -139,7 +144,7 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
             }
             None => {}
             Some(set) => {
-                if owner(&**set).is_none() {
+                if owner(&**set).is_none() && !deleting {
                     effects.push(Effect::Adopt(hash.clone()));
                 }
                 let now = set.spec.replicas.unwrap_or(1);
@@ -163,7 +168,12 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
     effects
 }
 
+/// None where only the selector can be kept right: without a valid spec or the user's Service, and while the Rollout is
+/// being deleted, for the body names it as the owner.
 fn service_body(subject: &Subject, caches: &Caches, role: Role, name: &str, hash: &Hash) -> Option<Value> {
+    if subject.view.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     let spec = subject.spec.as_ref()?;
     let users = caches.service(&subject.key.namespace, &spec.service)?.spec.value();
     users.get("ports")?.as_array().filter(|ports| !ports.is_empty())?;
@@ -180,20 +190,24 @@ fn service_differs(subject: &Subject, caches: &Caches, role: Role, name: &str, h
     let selector = format!("/selector/{}", labels::POD_TEMPLATE_HASH);
     let selects = now.spec.value().pointer(&selector).and_then(Value::as_str).map(str::to_owned);
     let Some(body) = service_body(subject, caches, role, name, hash) else {
-        // Without a valid spec, or the user's Service, only the selector can be kept right.
         return selects.as_deref() != Some(hash);
     };
     let applied = now.metadata.annotations.as_ref().and_then(|a| a.get(APPLIED)).map(String::as_str);
     selects.as_deref() != Some(hash)
-        || applied != body.pointer(&format!("/metadata/annotations/{}", APPLIED.replace('/', "~1"))).and_then(Value::as_str)
+        || applied
+            != body
+                .pointer(&format!("/metadata/annotations/{}", APPLIED.replace('/', "~1")))
+                .and_then(Value::as_str)
         || owner(&*now).is_none()
 }
 
 fn route_differs(subject: &Subject, caches: &Caches, target: &RouteRef, goal: &RouteGoal) -> bool {
-    let (Some(names), Some(route)) = (subject.service_names(), caches.route(&subject.key.namespace, target)) else {
+    let (Some(names), Some(route)) = (subject.service_names(), caches.route(&subject.key.namespace, target))
+    else {
         return false;
     };
-    let backends = Backends { namespace: &subject.key.namespace, stable: &names.stable, canary: &names.canary };
+    let backends =
+        Backends { namespace: &subject.key.namespace, stable: &names.stable, canary: &names.canary };
     let route = route.value();
     match goal {
         RouteGoal::Weight(weight) => traffic::with_weight(&route, target, backends, *weight).is_some(),
@@ -306,15 +320,16 @@ impl Applier {
         let mut params = PatchParams::apply(MANAGER).force().dry_run();
         params.field_validation = Some(kube::api::ValidationDirective::Strict);
         let sets = self.api(&subject.key.namespace, &replica_sets());
-        let answer = match self.call("check ReplicaSet", sets.patch(&name, &params, &Patch::Apply(&body))).await {
-            Ok(_) => Template::Accepted,
-            Err(error) => match error.status() {
-                Some(status) if matches!(status.code, 400 | 403 | 422) => {
-                    Template::Refused(status.message.replace(&name, &subject.key.name))
-                }
-                _ => return Err(error.into()),
-            },
-        };
+        let answer =
+            match self.call("check ReplicaSet", sets.patch(&name, &params, &Patch::Apply(&body))).await {
+                Ok(_) => Template::Accepted,
+                Err(error) => match error.status() {
+                    Some(status) if matches!(status.code, 400 | 403 | 422) => {
+                        Template::Refused(status.message.replace(&name, &subject.key.name))
+                    }
+                    _ => return Err(error.into()),
+                },
+            };
         memories.update(&subject.key, &subject.uid, |m| m.template = Some((hash.clone(), answer)));
         Ok(())
     }
@@ -412,7 +427,8 @@ impl Applier {
         let api = self.api(&subject.key.namespace, &controller_revisions());
         let name = objects::revision_name(&subject.key.name, hash);
         let kept = self.call("get ControllerRevision", api.get_opt(&name)).await?;
-        kept.and_then(|r| r.data.pointer("/data/template").cloned()).ok_or_else(|| ApplyError::TemplateLost(hash.clone()))
+        kept.and_then(|r| r.data.pointer("/data/template").cloned())
+            .ok_or_else(|| ApplyError::TemplateLost(hash.clone()))
     }
 
     async fn patch_replica_set(
@@ -451,7 +467,8 @@ impl Applier {
             (Some(body), false) => self.create_or_keep(&api, "create Service", &body).await?,
             (None, true) => {
                 let patch = json!({"spec": {"selector": {labels::POD_TEMPLATE_HASH: hash}}});
-                let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
                 Some(self.call("patch Service", api.patch(name, &params, &Patch::Merge(&patch))).await?)
             }
             (None, false) => None,
@@ -493,7 +510,8 @@ impl Applier {
     ) -> Result<Option<DynamicObject>, CallError> {
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let object = async {
-            let object: DynamicObject = serde_json::from_value(body.clone()).map_err(kube::Error::SerdeError)?;
+            let object: DynamicObject =
+                serde_json::from_value(body.clone()).map_err(kube::Error::SerdeError)?;
             api.create(&params, &object).await
         };
         self.call(what, object).await.map(Some)

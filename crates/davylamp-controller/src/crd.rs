@@ -4,7 +4,8 @@ use serde_yaml::Error;
 
 /// All of them, as one stream of documents.
 pub fn yaml() -> Result<String, Error> {
-    Ok(files()?.into_iter().map(|(_, text)| format!("---\n{text}")).collect())
+    let documents: Vec<String> = files()?.into_iter().map(|(_, text)| text).collect();
+    Ok(format!("---\n{}", documents.join("---\n")))
 }
 
 /// One by one, with the names of their files.

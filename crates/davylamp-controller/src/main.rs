@@ -1,6 +1,7 @@
 //! The command line: `run` and `crd`.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,11 @@ enum Command {
     /// Watch Rollouts and carry them out.
     Run(RunArguments),
     /// Print the custom resource definitions, for `kubectl apply --server-side -f -`.
-    Crd,
+    Crd {
+        /// Write them into this folder instead, a file each.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,7 +54,7 @@ struct RunArguments {
     /// Rollouts that are worked on at once.
     #[arg(long, env = "DAVYLAMP_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
-    /// What is logged, as in "info" or "info,davylamp_controller=debug".
+    /// What is logged, as in "info" or "debug,hyper=warn".
     #[arg(long, env = "DAVYLAMP_LOG", default_value = "info")]
     log: String,
     /// How a line of the log looks.
@@ -61,7 +66,8 @@ fn main() -> ExitCode {
     // Before any client is made: two providers are compiled in by nobody, and none is chosen without this.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match Arguments::parse().command {
-        Command::Crd => print_crds(),
+        Command::Crd { directory: None } => print_crds(),
+        Command::Crd { directory: Some(directory) } => write_crds(&directory),
         Command::Run(arguments) => run_controller(arguments),
     };
     match result {
@@ -85,6 +91,14 @@ fn print_crds() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn write_crds(directory: &Path) -> anyhow::Result<()> {
+    for (name, text) in davylamp_controller::crd::files()? {
+        let path = directory.join(name);
+        std::fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    Ok(())
+}
+
 #[tokio::main]
 async fn run_controller(arguments: RunArguments) -> anyhow::Result<()> {
     init_logging(arguments.log_format, &arguments.log)?;
@@ -93,9 +107,9 @@ async fn run_controller(arguments: RunArguments) -> anyhow::Result<()> {
         .await
         .context("no cluster: run in a pod with a service account, or set KUBECONFIG")?;
     let client = kube::Client::try_from(config).context("no client for this cluster")?;
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .with_context(|| format!("{} cannot be listened on: choose another with --listen", arguments.listen))?;
+    let listener = TcpListener::bind(arguments.listen).await.with_context(|| {
+        format!("{} cannot be listened on: choose another with --listen", arguments.listen)
+    })?;
     let lease = Duration::from_secs(arguments.lease_seconds);
     let config = Config {
         namespace: arguments.namespace,

@@ -58,14 +58,17 @@ pub fn replica_set(
     let mut template = template.clone();
     let mut selector = spec.selector.match_labels.clone();
     selector.insert(labels::POD_TEMPLATE_HASH.to_owned(), hash.to_owned());
-    for (key, value) in
-        [(labels::POD_TEMPLATE_HASH, hash), (labels::ROLLOUT, subject.key.name.as_str()), (labels::SERVING, "true")]
-    {
+    for (key, value) in [
+        (labels::POD_TEMPLATE_HASH, hash),
+        (labels::ROLLOUT, subject.key.name.as_str()),
+        (labels::SERVING, "true"),
+    ] {
         if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
             labels.insert(key.to_owned(), json!(value));
         }
     }
-    let mut metadata = metadata(subject, &revision_name(&subject.key.name, hash), &[(labels::POD_TEMPLATE_HASH, hash)]);
+    let mut metadata =
+        metadata(subject, &revision_name(&subject.key.name, hash), &[(labels::POD_TEMPLATE_HASH, hash)]);
     metadata["annotations"] = json!({REVISION: number.to_string()});
     json!({
         "apiVersion": "apps/v1",
@@ -83,7 +86,8 @@ pub fn replica_set(
 /// A `ControllerRevision`: the template as the user wrote it, and how its hash was made.
 #[must_use]
 pub fn controller_revision(subject: &Subject, template: &Value, hash: &str, number: i64) -> Value {
-    let mut metadata = metadata(subject, &revision_name(&subject.key.name, hash), &[(labels::POD_TEMPLATE_HASH, hash)]);
+    let mut metadata =
+        metadata(subject, &revision_name(&subject.key.name, hash), &[(labels::POD_TEMPLATE_HASH, hash)]);
     metadata["annotations"] = json!({labels::HASH_VERSION: revision::HASH_VERSION.to_string()});
     json!({
         "apiVersion": "apps/v1",
@@ -96,13 +100,22 @@ pub fn controller_revision(subject: &Subject, template: &Value, hash: &str, numb
 
 /// A Service of ours: the ports of the user's, and one revision.
 #[must_use]
-pub fn service(subject: &Subject, spec: &RolloutSpec, name: &str, role: Role, hash: &Hash, users: &Value) -> Value {
+pub fn service(
+    subject: &Subject,
+    spec: &RolloutSpec,
+    name: &str,
+    role: Role,
+    hash: &Hash,
+    users: &Value,
+) -> Value {
     let mut selector: Map<String, Value> =
         spec.selector.match_labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     selector.insert(labels::POD_TEMPLATE_HASH.to_owned(), json!(hash));
     let mut body = Map::new();
     body.insert("selector".to_owned(), Value::Object(selector));
-    for field in ["sessionAffinity", "sessionAffinityConfig", "ipFamilies", "ipFamilyPolicy", "trafficDistribution"] {
+    for field in
+        ["sessionAffinity", "sessionAffinityConfig", "ipFamilies", "ipFamilyPolicy", "trafficDistribution"]
+    {
         if let Some(value) = users.get(field).filter(|v| !v.is_null()) {
             body.insert(field.to_owned(), value.clone());
         }
@@ -112,7 +125,12 @@ pub fn service(subject: &Subject, spec: &RolloutSpec, name: &str, role: Role, ha
     body.insert(
         "ports".to_owned(),
         ports
-            .map(|port| copied.iter().filter_map(|f| Some(((*f).to_owned(), port.get(*f)?.clone()))).collect::<Map<_, _>>())
+            .map(|port| {
+                copied
+                    .iter()
+                    .filter_map(|f| Some(((*f).to_owned(), port.get(*f)?.clone())))
+                    .collect::<Map<_, _>>()
+            })
             .map(Value::Object)
             .collect(),
     );

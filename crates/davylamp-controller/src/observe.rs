@@ -19,8 +19,8 @@ use crate::memory::Memory;
 use crate::metrics::Sampler;
 use crate::traffic::{self, Backends, Parents};
 use crate::views::{
-    EndpointSliceView, GatewayClassView, GatewayView, PodView, ReplicaSetView, RolloutView, RouteView, RunView, ServiceView,
-    label, owner,
+    EndpointSliceView, GatewayClassView, GatewayView, PodView, ReplicaSetView, RolloutView, RouteView,
+    RunView, ServiceView, label, owner,
 };
 
 /// Everything that is watched.
@@ -96,9 +96,11 @@ impl Subject {
                 (None, vec![problem])
             }
         };
-        let run = status.run.as_ref().and_then(|run| caches.run(&key, run)).and_then(|run| {
-            Conduct::compile(&run.strategy, &run.analysis, run.sampling).ok()
-        });
+        let run = status
+            .run
+            .as_ref()
+            .and_then(|run| caches.run(&key, run))
+            .and_then(|run| Conduct::compile(&run.strategy, &run.analysis, run.sampling).ok());
         let generation = view.metadata.generation.unwrap_or(0);
         let input = Input { generation, program, problems, run };
         Self { key, uid, view, spec: parsed.ok(), status, input }
@@ -153,7 +155,9 @@ impl Caches {
     #[must_use]
     pub fn replica_sets_of(&self, key: &Key, uid: &str) -> BTreeMap<Hash, Arc<ReplicaSetView>> {
         self.replica_sets
-            .list(Some(&key.namespace), |set| label(set, labels::ROLLOUT) == Some(&key.name) && mine(set, uid))
+            .list(Some(&key.namespace), |set| {
+                label(set, labels::ROLLOUT) == Some(&key.name) && mine(set, uid)
+            })
             .into_iter()
             .filter_map(|set| Some((label(&*set, labels::POD_TEMPLATE_HASH)?.to_owned(), set)))
             .collect()
@@ -180,12 +184,15 @@ pub fn mine(object: &impl kube::Resource, uid: &str) -> bool {
 /// A Service that is ours to write.
 #[must_use]
 pub fn is_our_service(service: &ServiceView, key: &Key, uid: &str) -> bool {
-    label(service, labels::ROLLOUT) == Some(&key.name) && label(service, labels::ROLE).is_some() && mine(service, uid)
+    label(service, labels::ROLLOUT) == Some(&key.name)
+        && label(service, labels::ROLE).is_some()
+        && mine(service, uid)
 }
 
 impl Parents for Caches {
     fn controller_name(&self, namespace: &str, gateway: &str) -> Option<String> {
-        let gateway = self.gateways.get(&Key { namespace: namespace.to_owned(), name: gateway.to_owned() })?;
+        let gateway =
+            self.gateways.get(&Key { namespace: namespace.to_owned(), name: gateway.to_owned() })?;
         let class = Key { namespace: String::new(), name: gateway.spec.gateway_class_name.clone() };
         self.classes.get(&class).map(|class| class.spec.controller_name.clone())
     }
@@ -236,7 +243,8 @@ fn revisions(key: &Key, uid: &str, caches: &Caches) -> BTreeMap<Hash, Revision> 
         .into_iter()
         .map(|(hash, set)| {
             let desired = set.spec.replicas.unwrap_or(1);
-            let failure = set.status.conditions.iter().find(|c| c.r#type == "ReplicaFailure" && c.status == "True");
+            let failure =
+                set.status.conditions.iter().find(|c| c.r#type == "ReplicaFailure" && c.status == "True");
             let revision = Revision {
                 desired,
                 // An older status may count pods that the newer spec no longer asks for.
@@ -264,14 +272,20 @@ fn revisions(key: &Key, uid: &str, caches: &Caches) -> BTreeMap<Hash, Revision> 
 /// Why a pod is not ready, as the kubelet or the scheduler says it.
 fn trouble(pod: &PodView) -> Option<String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let waiting = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses).find_map(|container| {
-        let waiting = container.state.waiting.as_ref()?;
-        let reason = waiting.reason.as_deref().filter(|r| !matches!(*r, "ContainerCreating" | "PodInitializing"))?;
-        let message = waiting.message.as_ref().map(|m| format!(": {m}")).unwrap_or_default();
-        Some(format!("pod {name}: container {} {reason}{message}", container.name))
-    });
+    let waiting = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses).find_map(
+        |container| {
+            let waiting = container.state.waiting.as_ref()?;
+            let reason = waiting
+                .reason
+                .as_deref()
+                .filter(|r| !matches!(*r, "ContainerCreating" | "PodInitializing"))?;
+            let message = waiting.message.as_ref().map(|m| format!(": {m}")).unwrap_or_default();
+            Some(format!("pod {name}: container {} {reason}{message}", container.name))
+        },
+    );
     let unscheduled = || {
-        let condition = pod.status.conditions.iter().find(|c| c.r#type == "PodScheduled" && c.status == "False")?;
+        let condition =
+            pod.status.conditions.iter().find(|c| c.r#type == "PodScheduled" && c.status == "False")?;
         Some(format!("pod {name} is not scheduled: {}", condition.message.as_deref().unwrap_or_default()))
     };
     waiting.or_else(unscheduled).map(short)
@@ -298,9 +312,12 @@ fn services(subject: &Subject, caches: &Caches) -> BTreeMap<Role, Service> {
             .and_then(|hash| hash.as_str().map(str::to_owned));
         let mut ready = BTreeMap::new();
         let of_it = |slice: &EndpointSliceView| label(slice, "kubernetes.io/service-name") == Some(name);
-        for endpoint in caches.slices.list(Some(namespace), of_it).iter().flat_map(|s| s.endpoints.iter().flatten()) {
+        for endpoint in
+            caches.slices.list(Some(namespace), of_it).iter().flat_map(|s| s.endpoints.iter().flatten())
+        {
             let pod = endpoint.target_ref.name.as_deref().unwrap_or_default();
-            let hash = pod.strip_prefix(rollout.as_str()).and_then(|rest| rest.strip_prefix('-')?.split_once('-'));
+            let hash =
+                pod.strip_prefix(rollout.as_str()).and_then(|rest| rest.strip_prefix('-')?.split_once('-'));
             if let Some((hash, _)) = hash
                 && endpoint.conditions.ready.unwrap_or(true)
             {
@@ -313,10 +330,13 @@ fn services(subject: &Subject, caches: &Caches) -> BTreeMap<Role, Service> {
 }
 
 fn entrance(subject: &Subject, caches: &Caches) -> Entrance {
-    let service = subject.input.program.as_ref().and_then(|p| caches.service(&subject.key.namespace, &p.service));
+    let service =
+        subject.input.program.as_ref().and_then(|p| caches.service(&subject.key.namespace, &p.service));
     match service.map(|s| s.spec.value()) {
         None => Entrance::Missing,
-        Some(spec) if spec.get("ports").and_then(|p| p.as_array()).is_none_or(Vec::is_empty) => Entrance::WithoutPorts,
+        Some(spec) if spec.get("ports").and_then(|p| p.as_array()).is_none_or(Vec::is_empty) => {
+            Entrance::WithoutPorts
+        }
         Some(_) => Entrance::Found,
     }
 }
@@ -333,9 +353,12 @@ fn routes(subject: &Subject, caches: &Caches) -> BTreeMap<RouteRef, Route> {
 }
 
 fn actions(key: &Key, caches: &Caches) -> Vec<Action> {
-    let open = |a: &RolloutAction| a.spec.rollout == key.name && a.status.is_none() && a.metadata.deletion_timestamp.is_none();
+    let open = |a: &RolloutAction| {
+        a.spec.rollout == key.name && a.status.is_none() && a.metadata.deletion_timestamp.is_none()
+    };
     let mut actions = caches.actions.list(Some(&key.namespace), open);
-    let order = |a: &RolloutAction| (a.metadata.creation_timestamp.as_ref().map(|t| t.0), a.metadata.uid.clone());
+    let order =
+        |a: &RolloutAction| (a.metadata.creation_timestamp.as_ref().map(|t| t.0), a.metadata.uid.clone());
     actions.sort_by_key(|a| order(a));
     actions
         .iter()
@@ -365,4 +388,3 @@ fn source(subject: &Subject, caches: &Caches) -> Source {
         delay_ms: source.spec.delay().millis(),
     }
 }
-

@@ -102,19 +102,26 @@ impl Outbox {
         if number > status.last {
             append(&mut status, pending);
             there.data["status"] = serde_json::to_value(&status).unwrap_or_default();
-            let params = PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
+            let params =
+                PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
             let body = there.clone();
             self.call("replace RolloutRunStatus", api.replace_status(run, &params, &body)).await?;
         }
         if pending.outcome.is_some() {
             let patch = json!({"metadata": {"labels": {labels::ACTIVE: null}}});
-            let params = PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
+            let params =
+                PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
             self.call("patch RolloutRun", api.patch(run, &params, &Patch::Merge(&patch))).await?;
         }
         Ok(())
     }
 
-    async fn outcomes(&self, subject: &Subject, status: &RolloutStatus, caches: &Caches) -> Result<(), CallError> {
+    async fn outcomes(
+        &self,
+        subject: &Subject,
+        status: &RolloutStatus,
+        caches: &Caches,
+    ) -> Result<(), CallError> {
         let api = self.api(subject, &ours("RolloutAction", "rolloutactions"));
         for ActionOutcome { uid, name, phase, message, at } in &status.actions {
             let key = crate::key::Key { namespace: subject.key.namespace.clone(), name: name.clone() };
@@ -128,10 +135,16 @@ impl Outbox {
                 "metadata": {"uid": uid},
                 "status": {"phase": phase, "message": message, "at": at},
             });
-            let params = PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
-            match self.call("patch RolloutActionStatus", api.patch_status(name, &params, &Patch::Merge(&patch))).await {
+            let params =
+                PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
+            match self
+                .call("patch RolloutActionStatus", api.patch_status(name, &params, &Patch::Merge(&patch)))
+                .await
+            {
                 Ok(written) => {
-                    if let Some(action) = serde_json::to_value(written).ok().and_then(|a| serde_json::from_value(a).ok()) {
+                    if let Some(action) =
+                        serde_json::to_value(written).ok().and_then(|a| serde_json::from_value(a).ok())
+                    {
                         caches.actions.wrote(action);
                     }
                 }
@@ -197,14 +210,25 @@ impl Outbox {
             .into_iter()
             .filter(|(hash, set)| set.spec.replicas == Some(0) && !used.contains(&hash.as_str()))
             .map(|(hash, set)| {
-                let number = set.metadata.annotations.as_ref().and_then(|a| a.get(crate::objects::REVISION)?.parse::<i64>().ok());
+                let number = set
+                    .metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|a| a.get(crate::objects::REVISION)?.parse::<i64>().ok());
                 (std::cmp::Reverse(number.unwrap_or(0)), hash)
             })
             .collect();
         idle.sort();
-        let sets = self.api(subject, &ApiResource { kind: "ReplicaSet".into(), plural: "replicasets".into(), ..apps() });
-        let revisions =
-            self.api(subject, &ApiResource { kind: "ControllerRevision".into(), plural: "controllerrevisions".into(), ..apps() });
+        let sets = self
+            .api(subject, &ApiResource { kind: "ReplicaSet".into(), plural: "replicasets".into(), ..apps() });
+        let revisions = self.api(
+            subject,
+            &ApiResource {
+                kind: "ControllerRevision".into(),
+                plural: "controllerrevisions".into(),
+                ..apps()
+            },
+        );
         for (_, hash) in idle.iter().skip(keep) {
             let name = crate::objects::revision_name(&subject.key.name, hash);
             info!(revision = hash, "an old revision is beyond revisionHistoryLimit");
@@ -214,7 +238,12 @@ impl Outbox {
         Ok(())
     }
 
-    async fn delete(&self, api: &Api<DynamicObject>, what: &'static str, name: &str) -> Result<(), CallError> {
+    async fn delete(
+        &self,
+        api: &Api<DynamicObject>,
+        what: &'static str,
+        name: &str,
+    ) -> Result<(), CallError> {
         match self.call(what, api.delete(name, &DeleteParams::background())).await {
             Err(error) if error.is_not_found() => Ok(()),
             other => other.map(|_| ()),
@@ -253,7 +282,15 @@ fn append(status: &mut RolloutRunStatus, pending: &Pending) {
         status.decisions.push(record.clone());
     } else if status.decisions.len() == DECISIONS {
         warn!(record = record.number, "the record of a run is full");
-        let message = format!("the record is full: later decisions are in the events of the Rollout only; first: {}", record.message);
-        status.decisions.push(DecisionRecord { message, metrics: Vec::new(), gap: Some(true), ..record.clone() });
+        let message = format!(
+            "the record is full: later decisions are in the events of the Rollout only; first: {}",
+            record.message
+        );
+        status.decisions.push(DecisionRecord {
+            message,
+            metrics: Vec::new(),
+            gap: Some(true),
+            ..record.clone()
+        });
     }
 }

@@ -86,7 +86,7 @@ pub async fn reconcile(rollout: Arc<RolloutView>, ctx: Arc<Context>) -> Result<A
     let generation = rollout.metadata.generation.unwrap_or(0);
     let span = info_span!("reconcile", namespace = key.namespace, rollout = key.name, generation);
     let start = Instant::now();
-    let result = pass(&key, &ctx).instrument(span).await;
+    let result = Box::pin(pass(&key, &ctx)).instrument(span).await;
     let outcome = match &result {
         Ok(_) => "ok",
         Err(error) => error.reason(),
@@ -119,9 +119,15 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
     want(&decided, desired.query.clone(), ctx);
     for effect in &effects {
         debug!(?effect, "applying");
-        ctx.applier.execute(&decided, effect, &ctx.caches, &ctx.memories).await.map_err(ReconcileError::Apply)?;
+        ctx.applier
+            .execute(&decided, effect, &ctx.caches, &ctx.memories)
+            .await
+            .map_err(ReconcileError::Apply)?;
     }
-    ctx.outbox.deliver(&decided, &decided.status, &ctx.caches, &ctx.memories).await.map_err(ReconcileError::Tell)?;
+    ctx.outbox
+        .deliver(&decided, &decided.status, &ctx.caches, &ctx.memories)
+        .await
+        .map_err(ReconcileError::Tell)?;
     prune(&decided, now, ctx).await.map_err(ReconcileError::Tell)?;
     if let Some(phase) = decided.status.phase {
         ctx.telemetry.phase(key, phase_name(phase));
@@ -140,13 +146,17 @@ fn wake_up(wake: Wake, ctx: &Context) -> Action {
     Action::requeue(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
 }
 
-/// History is pruned when a run has ended, and once per process and Rollout at rest.
+/// History is pruned when a run has ended: a Rollout that was at rest when the process began needs no call.
 async fn prune(subject: &Subject, now: davylamp_api::Instant, ctx: &Context) -> Result<(), CallError> {
     let at_rest = subject.status.canary.is_none() && subject.status.old.is_none();
     let memory = ctx.memories.get(&subject.key, &subject.uid);
     // A Rollout that has never been released has no history.
     let told = subject.status.told;
-    if !at_rest || told < 3 || memory.pruned == Some(told) || subject.view.metadata.deletion_timestamp.is_some() {
+    if !at_rest
+        || told < 3
+        || memory.pruned == Some(told)
+        || subject.view.metadata.deletion_timestamp.is_some()
+    {
         return Ok(());
     }
     if memory.pruned.is_some() || !subject.status.pending.is_empty() {
@@ -170,8 +180,13 @@ fn tell_transition(before: &Subject, after: &Subject, ctx: &Context) {
     for pending in after.status.pending.iter().filter(|p| p.record.number > before.status.told) {
         let record = &pending.record;
         info!(
-            from = record.from, to = record.to, reason = record.rule, step = record.step, weight = record.weight,
-            message = record.message, "decided"
+            from = record.from,
+            to = record.to,
+            reason = record.rule,
+            step = record.step,
+            weight = record.weight,
+            message = record.message,
+            "decided"
         );
     }
     if let Some(state) = &after.status.state

@@ -46,7 +46,12 @@ impl StatusWriter {
 
     /// Writes the status on the version that was decided on. An unchanged status is the guard: the API server checks
     /// the version and writes nothing.
-    pub async fn write(&self, subject: &Subject, next: &RolloutStatus, caches: &Caches) -> Result<RolloutView, CallError> {
+    pub async fn write(
+        &self,
+        subject: &Subject,
+        next: &RolloutStatus,
+        caches: &Caches,
+    ) -> Result<RolloutView, CallError> {
         let status = if differs(subject, next) {
             serde_json::to_value(next).unwrap_or_default()
         } else {
@@ -64,7 +69,8 @@ impl StatusWriter {
             "spec": subject.view.spec.value(),
             "status": status,
         });
-        let written = counted(&self.telemetry, self.limit, "replace RolloutStatus", self.put(subject, &body)).await?;
+        let written =
+            counted(&self.telemetry, self.limit, "replace RolloutStatus", self.put(subject, &body)).await?;
         caches.rollouts.wrote(written.clone());
         Ok(written)
     }

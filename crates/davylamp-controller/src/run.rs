@@ -24,7 +24,7 @@ use crate::events::Recorder;
 use crate::key::Key;
 use crate::leader::{self, Elector};
 use crate::memory::Memories;
-use crate::metrics::{MetricsApi, Sampler};
+use crate::metrics::{Counted, MetricsApi, Sampler};
 use crate::observe::Caches;
 use crate::outbox::Outbox;
 use crate::reconcile::{Context, error_policy, reconcile};
@@ -79,12 +79,15 @@ pub async fn run(
     let readiness = Readiness::waiting_for(&["caches"]);
     let served = Served { registry: Arc::new(registry), readiness: readiness.clone() };
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
-    tasks.spawn(async move { serve(listener, served, std::future::pending()).await.map_err(RunError::Server) });
+    tasks.spawn(
+        async move { serve(listener, served, std::future::pending()).await.map_err(RunError::Server) },
+    );
 
     let queue = Queue::default();
     let (caches, keys) = watch_all(&client, &telemetry, &queue, &mut tasks);
-    let sampled = queue.clone();
-    let sampler = Sampler::new(metrics, clock, move |key| sampled.push(key.clone()));
+    let woken = queue.clone();
+    let metrics = Arc::new(Counted::new(metrics, telemetry.clone()));
+    let sampler = Sampler::new(metrics, clock, move |key| woken.push(key.clone()));
     let recorder = Recorder::new(client.clone(), config.call_limit, &config.identity, telemetry.clone());
     let context = Arc::new(Context {
         clock,
@@ -106,7 +109,8 @@ pub async fn run(
     info!("caches are warm");
 
     let lease = Key { namespace: config.namespace.clone(), name: config.lease.clone() };
-    let elector = Elector::new(client, lease, config.identity.clone(), config.election, move || clock.now(), telemetry);
+    let elector =
+        Elector::new(client, lease, config.identity.clone(), config.election, move || clock.now(), telemetry);
     let mut held = tokio::select! {
         held = elector.acquire() => held,
         () = &mut shutdown => return Ok(()),
@@ -152,7 +156,10 @@ async fn work(context: Arc<Context>, caches: &Caches, keys: mpsc::UnboundedRecei
     applier(pass, error_policy, context, caches.rollouts.store(), requests, config)
         .for_each(|result| {
             if let Err(error) = result
-                && !matches!(error, controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_))
+                && !matches!(
+                    error,
+                    controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)
+                )
             {
                 error!(%error, "the queue failed");
             }
@@ -281,9 +288,10 @@ impl Wakes {
         move |object: &K| {
             label(object);
             let meta = object.meta();
-            let named = format!("\"{field}\":\"{}\"", meta.name.as_deref().unwrap_or_default());
-            let names = |r: &RolloutView| r.spec.as_str().contains(&named) || r.status.as_str().contains(&named);
-            for rollout in rollouts.list(meta.namespace.as_deref(), names) {
+            let mention = format!("\"{field}\":\"{}\"", meta.name.as_deref().unwrap_or_default());
+            let mentions =
+                |r: &RolloutView| r.spec.as_str().contains(&mention) || r.status.as_str().contains(&mention);
+            for rollout in rollouts.list(meta.namespace.as_deref(), mentions) {
                 queue.push(Key::of(&*rollout));
             }
         }

@@ -75,16 +75,11 @@ pub const METRICS: &[Described] = &[
         &["kind", "reason"],
         "Interruptions of watches and objects that could not be read",
     ),
-    described(
-        "davylamp_metric_queries",
-        "counter",
-        &["result", "source"],
-        "Queries to metric sources, by result",
-    ),
+    described("davylamp_metric_queries", "counter", &["result"], "Queries to metric sources, by result"),
     described(
         "davylamp_metric_query_duration_seconds",
         "histogram",
-        &["source"],
+        &[],
         "Duration of queries to metric sources",
     ),
     described(
@@ -139,13 +134,7 @@ struct Watch {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Query {
-    source: String,
     result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Source {
-    source: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -168,7 +157,7 @@ pub struct Telemetry {
     leader: Gauge,
     watch_errors: Family<Watch, Counter>,
     metric_queries: Family<Query, Counter>,
-    metric_query_duration: Family<Source, Histogram>,
+    metric_query_duration: Histogram,
     rollout_phase: Family<PhaseOf, Gauge>,
     /// The series that each Rollout has now.
     phases: Arc<Mutex<BTreeMap<Key, &'static str>>>,
@@ -188,7 +177,7 @@ impl Default for Telemetry {
             leader: Gauge::default(),
             watch_errors: Family::default(),
             metric_queries: Family::default(),
-            metric_query_duration: Family::new_with_constructor(seconds),
+            metric_query_duration: seconds(),
             rollout_phase: Family::default(),
             phases: Arc::default(),
             events_dropped: Counter::default(),
@@ -276,12 +265,9 @@ impl Telemetry {
     }
 
     /// A query to a metric source ended.
-    pub fn queried(&self, source: &str, result: &'static str, took: Duration) {
-        let source = source.to_owned();
-        self.metric_query_duration
-            .get_or_create(&Source { source: source.clone() })
-            .observe(took.as_secs_f64());
-        self.metric_queries.get_or_create(&Query { source, result }).inc();
+    pub fn queried(&self, result: &'static str, took: Duration) {
+        self.metric_query_duration.observe(took.as_secs_f64());
+        self.metric_queries.get_or_create(&Query { result }).inc();
     }
 
     /// A Rollout's phase is this one now.
@@ -398,7 +384,7 @@ mod tests {
         telemetry.call("replace Rollout", "timeout", took);
         telemetry.leads(true);
         telemetry.watch_failed("Pod", "closed");
-        telemetry.queried("default", "ok", took);
+        telemetry.queried("ok", took);
         telemetry.phase(&key("web"), "Progressing");
         telemetry.dropped_events(2);
         telemetry

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use davylamp_api::k8s_openapi::api;
 use davylamp_api::k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::json::Json;

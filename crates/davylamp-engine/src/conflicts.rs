@@ -1,6 +1,5 @@
 //! Foreign writes to routes whose weight was effective: put right with back-off, and a pause after five.
 
-use davylamp_api::Instant;
 use davylamp_api::conditions::Reason;
 use davylamp_api::status::StateName;
 
@@ -14,10 +13,21 @@ const CONFLICTS: i32 = 5;
 /// For how long ours are put back, ms; then the back-off counts, should the other side win.
 const ATTEMPT: i64 = 1_000;
 
-/// Counts a foreign write, and says whether ours are put back in this pass.
+/// Whether ours are written now: not in a pause for a conflict, and not while the back-off counts.
+pub(crate) fn put_back(pass: &Pass<'_>) -> bool {
+    if pass.state() == StateName::Paused && pass.reason() == Reason::RouteConflict {
+        return false;
+    }
+    let Some((conflicts, next)) = pass.status.conflicts.as_ref().and_then(|c| Some((c, c.next?))) else {
+        return true;
+    };
+    let began = later(next, -back_off(conflicts.count));
+    pass.now < later(began, ATTEMPT)
+}
+
+/// Counts a foreign write.
 pub(crate) fn note(pass: &mut Pass<'_>) {
     if pass.state() == StateName::Paused && pass.reason() == Reason::RouteConflict {
-        pass.put_back = false;
         return;
     }
     let Some(traffic) = &pass.status.traffic else { return };
@@ -42,8 +52,6 @@ pub(crate) fn note(pass: &mut Pass<'_>) {
     }
     let next = conflicts.next.unwrap_or(pass.now);
     pass.reached(next, Why::Conflict);
-    let began: Instant = later(next, -back_off(conflicts.count));
-    pass.put_back = pass.now < later(began, ATTEMPT);
     let too_many = conflicts.count > CONFLICTS;
     pass.status.conflicts = Some(conflicts);
     let may_pause = matches!(
@@ -51,7 +59,6 @@ pub(crate) fn note(pass: &mut Pass<'_>) {
         StateName::Settling | StateName::Judging | StateName::Scaling | StateName::Holding
     );
     if too_many && may_pause {
-        pass.put_back = false;
         let message = explain::route_conflict(pass);
         pause(pass, Reason::RouteConflict, message);
     }

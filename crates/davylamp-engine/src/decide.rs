@@ -40,7 +40,6 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
         pass.status.replicas = program.replicas.unwrap_or_else(|| existing_size(&pass));
     }
     note_source(&mut pass);
-    conflicts::note(&mut pass);
     take_actions(&mut pass);
     retire_old(&mut pass);
     for _ in 0..TRANSITIONS {
@@ -49,6 +48,7 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
         }
         pass.at = now;
     }
+    conflicts::note(&mut pass);
     pass.note_pods();
     write_checkpoint(&mut pass, status);
     let desired = desired::desired(&mut pass);
@@ -73,7 +73,7 @@ fn existing_size(pass: &Pass<'_>) -> i32 {
 /// on at the first step that is not lower, and never above the last: then the message says so.
 fn take_edited_steps(input: &Input, status: &mut RolloutStatus) -> Option<String> {
     let (program, run) = (input.program.as_ref()?, input.run.as_ref()?);
-    let (canary, step) = (status.canary.as_ref()?, status.step.as_mut()?);
+    let canary = status.canary.as_ref()?;
     let now = status.plan.as_ref().map_or(&run.steps, |p| &p.steps);
     let steps = &program.conduct.steps;
     let judged = matches!(
@@ -84,10 +84,13 @@ fn take_edited_steps(input: &Input, status: &mut RolloutStatus) -> Option<String
             | StateName::Judging
             | StateName::Holding
             | StateName::Paused
+            | StateName::Preparing
     );
     if !judged || now == steps || canary.hash != program.hash {
         return None;
     }
+    status.plan = Some(Plan { generation: input.generation, steps: steps.clone() });
+    let step = status.step.as_mut()?;
     let same = steps.iter().position(|s| s.weight == step.weight);
     let first = steps.iter().position(|s| s.weight >= step.weight);
     let index = same.or(first).unwrap_or_else(|| steps.len().saturating_sub(1));
@@ -95,7 +98,6 @@ fn take_edited_steps(input: &Input, status: &mut RolloutStatus) -> Option<String
     step.index = i32::try_from(index).unwrap_or(i32::MAX).saturating_add(1);
     step.of = i32::try_from(steps.len()).unwrap_or(i32::MAX);
     step.weight = new.weight;
-    status.plan = Some(Plan { generation: input.generation, steps: steps.clone() });
     // The margin may be another now: what was shown against the old one shows nothing against it.
     let checkpoint = status.analysis.as_mut().and_then(|a| a.checkpoint.as_mut());
     for metric in checkpoint.into_iter().flat_map(|c| c.metrics.values_mut()) {

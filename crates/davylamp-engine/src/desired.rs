@@ -7,6 +7,7 @@ use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::{Stage, StateName};
 
+use crate::conflicts;
 use crate::decision::{Desired, Query, RouteGoal, Why};
 use crate::observed::{Hash, Role, Source, Template};
 use crate::pass::{Pass, later, pod_prefix, run_name};
@@ -101,6 +102,7 @@ fn sizes(pass: &Pass<'_>) -> BTreeMap<Hash, i32> {
     let kept: Vec<&Hash> = kept
         .chain(pass.status.old.as_ref().map(|o| &o.hash))
         .chain(observed.services.values().filter_map(|s| s.selects.as_ref()))
+        .chain(observed.services.values().flat_map(|s| &s.ready).filter(|(_, n)| **n > 0).map(|(h, _)| h))
         .collect();
     for (hash, _) in observed.revisions.iter().filter(|(_, r)| r.desired > 0) {
         if pass.state() != StateName::Unknown && !kept.contains(&hash) {
@@ -117,7 +119,7 @@ fn sizes(pass: &Pass<'_>) -> BTreeMap<Hash, i32> {
             | StateName::Holding
             | StateName::Paused => (now < need).then_some(need),
             StateName::Judging => Some(need),
-            StateName::Promoting => Some(pass.size()),
+            StateName::Promoting => (now < pass.size()).then_some(pass.size()),
             StateName::Preparing
             | StateName::RollingBack
             | StateName::Finalising
@@ -177,7 +179,7 @@ fn may_move(pass: &Pass<'_>, role: Role, from: &Hash, to: &Hash) -> bool {
 
 fn weights(pass: &Pass<'_>) -> BTreeMap<davylamp_api::rollout::RouteRef, RouteGoal> {
     let Some(traffic) = &pass.status.traffic else { return BTreeMap::new() };
-    if !pass.put_back {
+    if !conflicts::put_back(pass) {
         return BTreeMap::new();
     }
     traffic

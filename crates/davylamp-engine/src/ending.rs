@@ -156,10 +156,11 @@ pub(crate) fn rolling_back(pass: &mut Pass<'_>) -> bool {
             pass.go_stage(Stage::Select);
         }
         Stage::Select => {
-            let (size, late) = (pass.available(&stable), pass.past_deadline());
+            let (ready, late, canary) = (pass.available(&stable), pass.past_deadline(), pass.canary_hash());
             let moved = pass.observed.services.get(&Role::Canary).is_none_or(|s| {
-                let there = s.ready.get(&stable).is_some_and(|n| *n > 0) || size == 0 || late;
-                s.foreign || (s.selects.as_deref() == Some(&stable) && there)
+                let has = |hash: &str| s.ready.get(hash).is_some_and(|n| *n > 0);
+                let there = (has(&stable) || ready == 0) && !has(&canary);
+                s.foreign || (s.selects.as_deref() == Some(&stable) && (there || late))
             });
             if !moved {
                 return false;

@@ -144,7 +144,8 @@ pub(crate) fn rolled_back(pass: &Pass<'_>, stable: i64) -> String {
     } else {
         "rolled back; apply another template, or create a RolloutAction with the verb retry"
     };
-    format!("all traffic is at revision {stable} ({}); {what}", pass.reason())
+    let trouble = trouble(pass, &pass.canary_hash());
+    format!("all traffic is at revision {stable} ({}){trouble}; {what}", pass.reason())
 }
 
 pub(crate) fn route_missing(pass: &Pass<'_>, target: &RouteRef) -> (Reason, String) {

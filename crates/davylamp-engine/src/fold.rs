@@ -57,6 +57,7 @@ struct MetricFold {
     event: EventProcess,
     safe: NonInferiority,
     block_until: i64,
+    counted_from: i64,
     rows: Vec<[f64; 4]>,
 }
 
@@ -147,6 +148,7 @@ impl<'a> Fold<'a> {
         self.margin = 1.0 + self.plan.impact / self.next_weight;
         for (metric, plan) in self.metrics.iter_mut().zip(&self.plan.metrics) {
             metric.safe = non_inferiority(plan, self.margin, self.next_weight);
+            metric.counted_from = 0;
             if metric.rows.first() != Some(&[0.0; 4]) {
                 metric.rows.insert(0, [0.0; 4]);
             }
@@ -233,6 +235,9 @@ impl<'a> Fold<'a> {
             }
             // Counts are finite and not negative by construction; a test that refuses them keeps its capital.
             if metric.event.round(counts, !inside).is_ok() && metric.safe.round(counts, !inside).is_ok() {
+                if metric.counted_from == 0 {
+                    metric.counted_from = round.end - self.interval;
+                }
                 if metric.rows.is_empty() {
                     metric.rows.push([0.0; 4]);
                 }
@@ -347,12 +352,14 @@ impl<'a> Fold<'a> {
                     event: BASE64.encode(metric.event.to_bytes()),
                     safe: Some(BASE64.encode(metric.safe.to_bytes())),
                     block_until: metric.block_until,
+                    counted_from: metric.counted_from,
                     rows: metric.rows.clone(),
                 };
                 (plan.name.clone(), kept)
             })
             .collect();
-        let warm = checkpoint.folded_until - self.plan.warmup;
+        // Also those that became warm within this step: the record says from when they counted.
+        let warm = checkpoint.from.min(checkpoint.folded_until).saturating_sub(self.plan.warmup);
         checkpoint.young.retain(|_, ready| *ready >= warm);
         checkpoint
     }
@@ -376,8 +383,8 @@ impl<'a> Fold<'a> {
             .zip(self.weights())
             .map(|((metric, plan), weight)| MetricRecord {
                 name: plan.name.clone(),
-                from: time(self.checkpoint.from),
-                until: time(self.checkpoint.folded_until.max(self.checkpoint.from)),
+                from: time(metric.counted_from).filter(|_| metric.counted_from > 0),
+                until: time(self.checkpoint.folded_until).filter(|_| metric.counted_from > 0),
                 canary: metric.canary(),
                 baseline: metric.baseline(),
                 ratio: metric.ratio().map(rounded),
@@ -389,6 +396,16 @@ impl<'a> Fold<'a> {
                 weight: rounded(weight),
             })
             .collect()
+    }
+
+    /// Before when increments may not begin, in general and for pods that were warm only later; at most 50 of them.
+    pub(crate) fn left_out(&self) -> (Option<Instant>, BTreeMap<String, Instant>) {
+        let after = self.checkpoint.from;
+        let warm = |ready: &i64| ready.saturating_add(self.plan.warmup);
+        let young = self.checkpoint.young.iter().filter(|(_, ready)| warm(ready) > after).take(50);
+        let young = young
+            .filter_map(|(pod, ready)| Some((pod.clone(), Instant::from_millisecond(warm(ready)).ok()?)));
+        (Instant::from_millisecond(after).ok(), young.collect())
     }
 
     /// The evidence, by metric, for the status.
@@ -440,6 +457,9 @@ impl<'a> Fold<'a> {
     ) -> Option<(&'t [Increment], i64)> {
         let key = format!("{metric} {pod}");
         let live = |target: &str| targets.get(target).map(Vec::as_slice).filter(|i| !i.is_empty());
+        if targets.values().filter(|increments| !increments.is_empty()).count() > 1 {
+            self.duplicates.insert(pod.to_owned());
+        }
         let kept = self.checkpoint.targets.get(&key).and_then(|kept| kept.split_once(' '));
         if let Some((after, target)) = kept
             && let (Ok(after), Some(increments)) = (after.parse(), live(target))
@@ -451,7 +471,6 @@ impl<'a> Fold<'a> {
         if all.next().is_none() && kept.is_none() {
             return Some((increments, i64::MIN));
         }
-        self.duplicates.insert(pod.to_owned());
         let after = self.checkpoint.folded_until;
         let known = &mut self.checkpoint.targets;
         if known.values().map(String::len).sum::<usize>() < TARGETS || known.contains_key(&key) {
@@ -548,6 +567,7 @@ impl MetricFold {
             event: event.unwrap_or_else(|| event_process(plan, seconds)),
             safe: safe.unwrap_or_else(|| non_inferiority(plan, margin, next_weight)),
             block_until: kept.map_or(0, |k| k.block_until),
+            counted_from: kept.map_or(0, |k| k.counted_from),
             rows: kept
                 .map(|k| k.rows.iter().take(ROWS).map(|r| r.map(|n| n.clamp(0.0, MOST))).collect())
                 .unwrap_or_default(),
@@ -585,3 +605,6 @@ impl MetricFold {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

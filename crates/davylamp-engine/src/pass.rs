@@ -33,8 +33,6 @@ pub(crate) struct Pass<'a> {
     /// A transition was made in this pass.
     pub(crate) moved: bool,
     pub(crate) wakes: Vec<Wake>,
-    /// Our numbers are put back in this pass.
-    pub(crate) put_back: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -49,7 +47,6 @@ impl<'a> Pass<'a> {
             fold: None,
             moved: false,
             wakes: Vec::new(),
-            put_back: true,
         };
         pass.conduct = input.run.as_ref().filter(|_| pass.in_flight());
         pass.fold = pass.continue_fold();
@@ -138,6 +135,7 @@ impl<'a> Pass<'a> {
     fn tell(&mut self, from: Option<StateName>, to: StateName, reason: Reason, message: String) {
         self.status.told = self.status.told.saturating_add(1);
         let judged = self.fold.as_ref().filter(|_| self.weight() > Percent::ZERO);
+        let (after, young) = judged.map(Fold::left_out).unwrap_or_default();
         let record = DecisionRecord {
             number: self.status.told,
             at: self.at,
@@ -148,6 +146,8 @@ impl<'a> Pass<'a> {
             rule: reason.as_str().to_owned(),
             message: explain::bounded(message, 1_024),
             metrics: judged.map(Fold::records).unwrap_or_default(),
+            after,
+            young,
             gap: None,
         };
         let warning = matches!(to, StateName::RollingBack | StateName::Degraded | StateName::Holding)
@@ -211,10 +211,11 @@ impl<'a> Pass<'a> {
         own.unwrap_or_else(|| self.pods_for(self.step_weight())).max(1)
     }
 
-    /// Pods that the weight of now needs, when the step asks for another number.
+    /// Pods that were asked for the weight of now, which may be that of an earlier step.
     pub(crate) fn need_now(&self) -> i32 {
-        let asked = self.observed.revisions.get(&self.canary_hash()).map_or(0, |r| r.desired);
-        self.pods_for(self.weight()).min(asked.max(1))
+        let (weight, size) = (self.weight(), self.pods_for(self.weight()));
+        let own = self.steps().iter().filter(|s| s.weight == weight).find_map(|s| s.replicas);
+        own.unwrap_or_else(|| size.min(self.need())).max(1)
     }
 
     pub(crate) fn note_pods(&mut self) {
@@ -296,6 +297,9 @@ impl<'a> Pass<'a> {
         traffic.desired = weight;
         traffic.effective = None;
         traffic.effective_since = None;
+        if let Some(conflicts) = &mut self.status.conflicts {
+            conflicts.next = None;
+        }
         self.weights_change();
     }
 

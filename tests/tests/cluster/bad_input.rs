@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::cluster::shared::world;
+use crate::cluster::shared::{nothing_failed, world};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invalid_spec_is_named_and_stops_nobody_else() -> Result<()> {
@@ -226,7 +226,7 @@ async fn a_metric_source_that_cannot_be_asked_is_named_and_waited_for() -> Resul
     source(&world.cluster.description.prometheus, &world.namespace).await?;
     condition(&shop, ConditionType::AnalysisReady, "AsExpected").await?;
     shop.step(2, StateName::Judging, 120).await?;
-    ensure!(load.finish()?.counts.failed == 0);
+    nothing_failed(load)?;
     Ok(())
 }
 
@@ -246,7 +246,7 @@ async fn a_metric_that_matches_nothing_is_named() -> Result<()> {
     ensure!(status.step.as_ref().map(|s| s.index) == Some(1), "{status:?}");
     shop.step(1, StateName::Paused, 60).await?;
     ensure!(shop.weights().await? == [8_000, 2_000], "nothing is decided without data");
-    ensure!(load.finish()?.counts.failed == 0);
+    nothing_failed(load)?;
     Ok(())
 }
 

@@ -1,8 +1,13 @@
 //! Against a real API server, real pods, a real gateway, a real Prometheus, with real requests.
 
 mod actions;
+mod audit;
 mod bad_input;
+mod by_hand;
+mod faults;
+mod gentleness;
+mod lifecycle;
 mod outcomes;
+mod routes;
 mod schema;
 mod shared;
-mod watched;

@@ -10,15 +10,19 @@ pub mod sampler;
 pub mod scope;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use davylamp_api::MetricSourceSpec;
 use futures::future::BoxFuture;
 use thiserror::Error;
+use tokio::time::Instant;
 
 pub use self::prometheus::PrometheusApi;
 pub use self::sampler::{Sampler, Wanted};
 use self::scope::SelectorError;
+use crate::telemetry::Telemetry;
 
 /// After this a query is given up.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +36,43 @@ pub trait MetricsApi: Send + Sync {
         promql: &'a str,
         at_ms: i64,
     ) -> BoxFuture<'a, Result<Answer, QueryError>>;
+}
+
+/// Counts the queries of another.
+pub struct Counted {
+    api: Arc<dyn MetricsApi>,
+    telemetry: Telemetry,
+}
+
+impl Counted {
+    /// Counts what this one answers.
+    #[must_use]
+    pub fn new(api: Arc<dyn MetricsApi>, telemetry: Telemetry) -> Self {
+        Self { api, telemetry }
+    }
+}
+
+impl fmt::Debug for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counted").finish_non_exhaustive()
+    }
+}
+
+impl MetricsApi for Counted {
+    fn query<'a>(
+        &'a self,
+        source: &'a MetricSourceSpec,
+        promql: &'a str,
+        at_ms: i64,
+    ) -> BoxFuture<'a, Result<Answer, QueryError>> {
+        Box::pin(async move {
+            let start = Instant::now();
+            let answer = self.api.query(source, promql, at_ms).await;
+            self.telemetry
+                .queried(answer.as_ref().map_or_else(QueryError::reason, |_| "ok"), start.elapsed());
+            answer
+        })
+    }
 }
 
 /// The answer to a range selector.

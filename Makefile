@@ -1,0 +1,34 @@
+# Two commands do all the set-up on a fresh machine: `make cluster-demo` and `make test`.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: help cluster-demo cluster cluster-down programs demo-programs test crds
+
+CLUSTER := tests/cluster/cluster
+STATIC := x86_64-unknown-linux-gnu
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+cluster-demo: programs ## a good version is promoted and a bad one rolled back, on a real cluster (about 5 minutes, once built)
+	$(CLUSTER) up
+	target/debug/cluster-demo
+
+cluster: ## start a real cluster on this machine, to try things on
+	$(CLUSTER) up
+
+cluster-down: ## remove all of it
+	$(CLUSTER) down
+
+programs: demo-programs ## build what the demo and the cluster tests run
+	cargo build --workspace --bins
+
+# Static, for they run in images that hold nothing else. The target folder is named, so that other builds keep theirs.
+demo-programs:
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release -p davylamp-demo --bins --target $(STATIC)
+
+test: ## everything: formatting, lints, documentation, all tests, the cluster tests included
+	tests/run
+
+crds: ## write deploy/crds
+	@mkdir -p deploy/crds
+	cargo run --quiet -p davylamp-controller -- crd --directory deploy/crds

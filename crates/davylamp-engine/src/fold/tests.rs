@@ -1,0 +1,235 @@
+use davylamp_api::rollout::{Analysis, Strategy as Release};
+use davylamp_api::run::Sampling;
+use davylamp_api::scalar::Duration;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::observed::{MetricSamples, Pod, Revision};
+use crate::program::Conduct;
+
+/// When the weight became effective.
+const T0: i64 = 1_767_225_600_000;
+const SECOND: i64 = 1_000;
+const INTERVAL: i64 = 15 * SECOND;
+const SETTLE: i64 = 30 * SECOND;
+const WARMUP: i64 = 60 * SECOND;
+
+fn plan() -> Plan {
+    let strategy: Release = serde_json::from_value(json!({
+        "canary": {"steps": [{"weight": "50%"}]},
+        "traffic": [{"gatewayAPI": {"routes": [{"kind": "HTTPRoute", "name": "shop"}]}}]
+    }))
+    .unwrap();
+    let analysis: Analysis = serde_json::from_value(json!({
+        "source": "prometheus", "warmup": "60s", "settle": "30s",
+        "metrics": [{"name": "errors", "ratio": {"events": "errors_total", "total": "requests_total"}}]
+    }))
+    .unwrap();
+    let sampling = Sampling { scrape_interval: Duration::from_secs(15), delay: Duration::from_secs(15) };
+    Conduct::compile(&strategy, &analysis, Some(sampling)).unwrap().analysis
+}
+
+fn time(ms: i64) -> Instant {
+    Instant::from_millisecond(ms).unwrap()
+}
+
+/// Two pods, both ready for long.
+fn pods(ready_at: i64) -> Observed {
+    let revision = |pod: &str| Revision {
+        pods: BTreeMap::from([(pod.to_owned(), Pod { ready_at: Some(time(ready_at)) })]),
+        ..Revision::default()
+    };
+    Observed {
+        revisions: BTreeMap::from([
+            ("new".to_owned(), revision("shop-new-1")),
+            ("old".to_owned(), revision("shop-old-1")),
+        ]),
+        ..Observed::default()
+    }
+}
+
+fn cohorts() -> Cohorts {
+    Cohorts { canary: "shop-new-".to_owned(), baseline: "shop-old-".to_owned() }
+}
+
+type Targets = BTreeMap<String, Vec<Increment>>;
+
+fn samples(since: i64, until: i64, pods: &BTreeMap<String, Targets>) -> Samples {
+    let asked = |increments: &Vec<Increment>| -> Vec<Increment> {
+        increments.iter().filter(|i| i.to > since && i.to <= until).copied().collect()
+    };
+    let pods = pods.iter().map(|(pod, targets)| {
+        let targets = targets.iter().map(|(target, all)| (target.clone(), asked(all)));
+        (pod.clone(), targets.collect())
+    });
+    let metric = MetricSamples { pods: pods.collect() };
+    Samples { since, until, failing: None, metrics: BTreeMap::from([("errors".to_owned(), metric)]) }
+}
+
+/// One target scraped each interval at that offset, with events and total of each scrape.
+fn scraped(offset: i64, counts: &[(f64, f64)]) -> Vec<Increment> {
+    let scrape = |i: i64| T0 + offset + i * INTERVAL;
+    (0..)
+        .zip(counts)
+        .map(|(i, (events, total))| Increment {
+            from: scrape(i),
+            to: scrape(i + 1),
+            events: *events,
+            total: *total,
+        })
+        .collect()
+}
+
+fn world(canary: &[(f64, f64)], baseline: &[(f64, f64)]) -> BTreeMap<String, Targets> {
+    BTreeMap::from([
+        ("shop-new-1".to_owned(), BTreeMap::from([("a".to_owned(), scraped(3_000, canary))])),
+        ("shop-old-1".to_owned(), BTreeMap::from([("a".to_owned(), scraped(7_000, baseline))])),
+    ])
+}
+
+fn opened(plan: &Plan) -> Checkpoint {
+    let mut fold = Fold::new(plan, &Checkpoint::default(), Percent::from_basis_points(5_000), Percent::FULL);
+    fold.begin_step(Percent::from_basis_points(5_000), Percent::FULL);
+    fold.open(time(T0));
+    fold.checkpoint(time(T0))
+}
+
+/// Folds up to that time from a checkpoint, as one process does in one pass; the looks, and the next checkpoint.
+fn fold(
+    plan: &Plan,
+    from: &Checkpoint,
+    until: i64,
+    pods: &BTreeMap<String, Targets>,
+    observed: &Observed,
+) -> (Vec<i64>, Checkpoint) {
+    let mut fold = Fold::new(plan, from, Percent::from_basis_points(5_000), Percent::FULL);
+    fold.take(&samples(from.folded_until, until, pods), observed, &cohorts());
+    let looks = std::iter::from_fn(|| fold.look()).collect();
+    (looks, fold.checkpoint(time(T0)))
+}
+
+fn exposure(checkpoint: &Checkpoint) -> (f64, f64) {
+    let row = checkpoint.metrics["errors"].rows[0];
+    (row[2], row[3])
+}
+
+const LONG_AGO: i64 = T0 - 3_600_000;
+
+#[test]
+fn rounds_lie_on_the_grid_and_looks_at_their_ends() {
+    let plan = plan();
+    let (looks, _) = fold(&plan, &opened(&plan), T0 + 100_000, &world(&[], &[]), &pods(LONG_AGO));
+    assert_eq!(looks, [45, 60, 75, 90].map(|s| T0 + s * SECOND));
+}
+
+#[test]
+fn the_settle_time_is_left_out() {
+    let plan = plan();
+    let all = world(&[(0.0, 100.0); 8], &[(0.0, 100.0); 8]);
+    let (_, checkpoint) = fold(&plan, &opened(&plan), T0 + 90 * SECOND, &all, &pods(LONG_AGO));
+    // From 33 s and 37 s on: the earlier sample of an increment lies after 30 s.
+    assert_eq!(exposure(&checkpoint), (300.0, 300.0));
+    assert_eq!(checkpoint.from, T0 + SETTLE);
+}
+
+#[test]
+fn young_pods_are_left_out_in_both_cohorts() {
+    let plan = plan();
+    let all = world(&[(0.0, 100.0); 8], &[(0.0, 100.0); 8]);
+    let (_, checkpoint) = fold(&plan, &opened(&plan), T0 + 120 * SECOND, &all, &pods(T0));
+    // From 63 s and 67 s on.
+    assert_eq!(exposure(&checkpoint), (300.0, 300.0));
+    assert!(checkpoint.young.is_empty(), "they are warm now");
+    let (_, early) = fold(&plan, &opened(&plan), T0 + WARMUP - SECOND, &all, &pods(T0));
+    assert_eq!(early.young["shop-new-1"], T0, "a restart must not forget that they are young");
+}
+
+#[test]
+fn two_targets_of_one_pod_do_not_double_the_evidence() {
+    let plan = plan();
+    let mut all = world(&[(5.0, 100.0); 8], &[(1.0, 100.0); 8]);
+    let (_, once) = fold(&plan, &opened(&plan), T0 + 120 * SECOND, &all, &pods(LONG_AGO));
+    for targets in all.values_mut() {
+        let twice = targets["a"].clone();
+        targets.insert("b".to_owned(), twice);
+    }
+    let (_, twice) = fold(&plan, &opened(&plan), T0 + 120 * SECOND, &all, &pods(LONG_AGO));
+    assert_eq!(once.metrics, twice.metrics);
+    assert_eq!(twice.targets.len(), 2);
+}
+
+#[test]
+fn a_second_target_that_comes_later_adds_nothing() {
+    let plan = plan();
+    let mut all = world(&[(5.0, 100.0); 12], &[(1.0, 100.0); 12]);
+    let (_, first) = fold(&plan, &opened(&plan), T0 + 90 * SECOND, &all, &pods(LONG_AGO));
+    let (_, alone) = fold(&plan, &first, T0 + 180 * SECOND, &all, &pods(LONG_AGO));
+    for targets in all.values_mut() {
+        let twice = targets["a"].clone();
+        targets.insert("A".to_owned(), twice);
+    }
+    let (_, both) = fold(&plan, &first, T0 + 180 * SECOND, &all, &pods(LONG_AGO));
+    let ((c1, b1), (c2, b2)) = (exposure(&alone), exposure(&both));
+    assert!(c2 <= c1 && b2 <= b1 && c2 >= c1 - 100.0 && b2 >= b1 - 100.0, "at most one scrape is lost");
+}
+
+#[test]
+fn late_samples_are_dropped_with_both_their_counts() {
+    let plan = plan();
+    let mut all = world(&[(0.0, 100.0); 8], &[(0.0, 100.0); 8]);
+    let late = all.get_mut("shop-new-1").unwrap().get_mut("a").unwrap().pop().unwrap();
+    let (_, first) = fold(&plan, &opened(&plan), T0 + 150 * SECOND, &all, &pods(LONG_AGO));
+    all.get_mut("shop-new-1").unwrap().get_mut("a").unwrap().push(late);
+    let (looks, second) = fold(&plan, &first, T0 + 150 * SECOND, &all, &pods(LONG_AGO));
+    assert!(looks.is_empty());
+    assert_eq!(first.metrics, second.metrics);
+}
+
+#[test]
+fn what_was_asked_too_late_is_not_folded() {
+    let plan = plan();
+    let all = world(&[(0.0, 100.0); 8], &[(0.0, 100.0); 8]);
+    let start = opened(&plan);
+    let mut fold = Fold::new(&plan, &start, Percent::from_basis_points(5_000), Percent::FULL);
+    fold.take(&samples(start.folded_until + 1, T0 + 120 * SECOND, &all), &pods(LONG_AGO), &cohorts());
+    assert_eq!(fold.look(), None, "a gap between checkpoint and samples would lose data");
+}
+
+fn counts() -> impl proptest::strategy::Strategy<Value = Vec<(f64, f64)>> {
+    prop::collection::vec((0_u32..5, 0_u32..200), 30)
+        .prop_map(|all| all.into_iter().map(|(x, n)| (f64::from(x.min(n)), f64::from(n))).collect::<Vec<_>>())
+}
+
+proptest! {
+    /// However often it is asked, and however often it is written down and read again.
+    #[test]
+    fn the_same_samples_give_the_same_bits(
+        canary in counts(),
+        baseline in counts(),
+        double in any::<bool>(),
+        mut polls in prop::collection::vec(0_i64..460, 1..40),
+    ) {
+        let (plan, observed) = (plan(), pods(T0 - 20 * SECOND));
+        let mut all = world(&canary, &baseline);
+        if double {
+            let targets = all.get_mut("shop-new-1").unwrap();
+            let second = scraped(11_000, &canary);
+            targets.insert("b".to_owned(), second);
+        }
+        let end = T0 + 460 * SECOND;
+        let (looks, once) = fold(&plan, &opened(&plan), end, &all, &observed);
+        polls.sort_unstable();
+        polls.push(460);
+        let (mut checkpoint, mut often) = (opened(&plan), Vec::new());
+        for poll in polls {
+            let (more, next) = fold(&plan, &checkpoint, T0 + poll * SECOND, &all, &observed);
+            often.extend(more);
+            let text = serde_json::to_string(&next).unwrap();
+            checkpoint = serde_json::from_str(&text).unwrap();
+        }
+        prop_assert_eq!(looks, often);
+        prop_assert_eq!(once.metrics, checkpoint.metrics);
+        prop_assert_eq!(once.silent, checkpoint.silent);
+    }
+}
