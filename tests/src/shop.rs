@@ -61,13 +61,21 @@ pub struct Shop {
 }
 
 impl Shop {
+    /// Makes the namespace only.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub async fn plan(client: &Client, in_namespace: &str, options: Options) -> Result<Self> {
+        namespace(client, in_namespace).await?;
+        Ok(Self { client: client.clone(), namespace: in_namespace.to_owned(), options })
+    }
+
     /// Makes the namespace and all objects; does not wait.
     ///
     /// # Errors
     /// The API server refuses something.
     pub async fn create(client: &Client, in_namespace: &str, options: Options) -> Result<Self> {
-        namespace(client, in_namespace).await?;
-        let shop = Self { client: client.clone(), namespace: in_namespace.to_owned(), options };
+        let shop = Self::plan(client, in_namespace, options).await?;
         for object in [shop.service(), shop.route(), shop.rollout()] {
             shop.apply(&object).await?;
         }
@@ -356,6 +364,18 @@ impl Shop {
             Ok((all && route.data.pointer("/status/parents/0").is_some()).then_some(()))
         })
         .await
+    }
+
+    /// Waits until the gateway passes requests to the pods: it learns of them after the route.
+    ///
+    /// # Errors
+    /// It does not within ten seconds.
+    pub async fn served(&self, gateway: &str) -> Result<()> {
+        until(Duration::from_secs(10), "the gateway reaches the pods", || async {
+            crate::get(gateway, Some(&self.host()), "/").await.map(Some)
+        })
+        .await
+        .map(|_| ())
     }
 
     /// Deletes the Rollout, and waits until it is gone.

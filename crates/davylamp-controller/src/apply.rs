@@ -461,7 +461,8 @@ impl Applier {
         let written = match (service_body(subject, caches, role, name, hash), exists) {
             (Some(body), true) => {
                 // A merge replaces the list of ports whole; an apply would keep those that the user has taken away.
-                let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
                 Some(self.call("patch Service", api.patch(name, &params, &Patch::Merge(&body))).await?)
             }
             // Create, not apply: a Service that somebody has made meanwhile is not taken over.

@@ -5,12 +5,12 @@ use davylamp_api::conditions::{ConditionType, Reason, get};
 use davylamp_api::k8s_openapi::api::core::v1::Pod;
 use davylamp_api::status::{Phase, RolloutStatus, StateName};
 use davylamp_tests::shop::{NAME, Options, Shop};
+use davylamp_tests::watched::{Seen, Watched};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
-use crate::cluster::shared::{World, world};
-use crate::cluster::watched::Weights;
+use crate::cluster::shared::{World, nothing_failed, world};
 
 const RUN: &str = "shop-2-1";
 
@@ -19,14 +19,15 @@ async fn an_abort_in_mid_step_takes_all_traffic_back_at_once() -> Result<()> {
     let world = world("abort").await?;
     let shop = shop_that_waits(&world, &json!({})).await?;
     let load = world.load(&shop, 100)?;
-    let weights = Weights::watch(&shop).await?;
+    let route = Watched::route(&shop).await?;
     shop.release("v2", "0%").await?;
     shop.step(1, StateName::Judging, 60).await?;
 
     let said = Instant::now();
     shop.act("stop", &json!({"verb": "abort", "run": RUN, "reason": "smoke", "requestedBy": "ann"})).await?;
 
-    let back = weights.reached([10_000, 0], said).await?;
+    let is_back = |seen: &Seen| seen.at > said && seen.weights() == [10_000, 0];
+    let back = route.wait(10, "all traffic is back", is_back).await?.at;
     ensure!(back - said < Duration::from_secs(2), "it took {:?}", back - said);
     let (phase, message) = shop.outcome("stop").await?;
     ensure!(
@@ -42,8 +43,7 @@ async fn an_abort_in_mid_step_takes_all_traffic_back_at_once() -> Result<()> {
     // Said again, it finds nothing to stop.
     shop.act("stop-again", &json!({"verb": "abort", "run": RUN})).await?;
     ensure!(rejected(&shop, "stop-again").await? == format!("run {RUN} is not in flight: no run is"));
-    let summary = load.finish()?;
-    ensure!(summary.counts.failed == 0, "{:?}", summary.failures);
+    nothing_failed(load)?;
     Ok(())
 }
 
@@ -88,7 +88,7 @@ async fn a_full_promotion_waits_for_its_pods() -> Result<()> {
     let world = world("promote-full").await?;
     let shop = shop_that_waits(&world, &json!({})).await?;
     let load = world.load(&shop, 100)?;
-    let weights = Weights::watch(&shop).await?;
+    let route = Watched::route(&shop).await?;
     // Slow to start: a weight that does not wait for the pods would be seen long before them.
     let mut template = shop.template("v2", "0%");
     template["spec"]["containers"][0]["readinessProbe"]["initialDelaySeconds"] = json!(6);
@@ -98,7 +98,8 @@ async fn a_full_promotion_waits_for_its_pods() -> Result<()> {
     let said = Instant::now();
     shop.act("all", &json!({"verb": "promote", "run": RUN, "full": true})).await?;
 
-    let full = weights.reached([0, 10_000], said).await?;
+    let is_full = |seen: &Seen| seen.weights() == [0, 10_000];
+    let full = route.wait(60, "all traffic is at the new version", is_full).await?.at;
     let ready = ready_pods(&shop, "v2").await?;
     ensure!(ready == 3, "{ready} of 3 pods were ready at full weight");
     ensure!(full - said > Duration::from_secs(5), "full weight after {:?}", full - said);
@@ -106,17 +107,13 @@ async fn a_full_promotion_waits_for_its_pods() -> Result<()> {
     shop.state(StateName::Healthy, 60).await?;
     let run = shop.ended(RUN).await?;
     ensure!(run.outcome.as_deref() == Some("Promoted"));
-    ensure!(
-        weights.all().iter().all(|[_, canary]| [0, 1_000, 10_000].contains(canary)),
-        "{:?}",
-        weights.all()
-    );
+    let path = [[100, 0], [10_000, 0], [9_000, 1_000], [0, 10_000], [100, 0]];
+    ensure!(route.weights() == path, "{:?}", route.weights());
 
     // Late: the run has ended.
     shop.act("late", &json!({"verb": "promote", "run": RUN, "step": 1})).await?;
     ensure!(rejected(&shop, "late").await? == format!("run {RUN} is not in flight: no run is"));
-    let summary = load.finish()?;
-    ensure!(summary.counts.failed == 0, "{:?}", summary.failures);
+    nothing_failed(load)?;
     Ok(())
 }
 

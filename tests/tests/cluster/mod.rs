@@ -2,6 +2,7 @@
 
 mod actions;
 mod audit;
+mod bad_input;
 mod by_hand;
 mod faults;
 mod gentleness;
@@ -10,4 +11,3 @@ mod outcomes;
 mod routes;
 mod schema;
 mod shared;
-mod watched;

@@ -12,13 +12,14 @@ use davylamp_api::k8s_openapi::api::events::v1::Event;
 use davylamp_api::run::RolloutRunStatus;
 use davylamp_api::status::{Phase, RolloutStatus, StateName};
 use davylamp_tests::load::{Load, answers};
+use davylamp_tests::prometheus::cohort;
 use davylamp_tests::shop::{NAME, Options, Shop};
-use davylamp_tests::{prometheus, until};
+use davylamp_tests::until;
+use davylamp_tests::watched::Watched;
 use kube::api::{Api, ListParams};
 use serde_json::json;
 
-use crate::cluster::shared::{World, world};
-use crate::cluster::watched::Weights;
+use crate::cluster::shared::{World, nothing_failed, world};
 
 /// The user's own numbers.
 const USERS: [i64; 2] = [100, 0];
@@ -29,7 +30,7 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     let shop = world.shop(options("0%")).await?;
     let old = pods(&shop).await?;
     let load = world.load(&shop, 200)?;
-    let weights = Weights::watch(&shop).await?;
+    let route = Watched::route(&shop).await?;
 
     shop.release("v2", "0%").await?;
     for (step, share) in [(1, 0.1), (2, 0.3), (3, 0.5)] {
@@ -48,7 +49,7 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     let all = [&["Preparing"][..], &step, &step, &step, &["Promoting", "Finalising", "Healthy"]].concat();
     ensure!(states(&run) == all, "{:?}", states(&run));
     let path = [USERS, [10_000, 0], [9_000, 1_000], [7_000, 3_000], [5_000, 5_000], [0, 10_000], USERS];
-    ensure!(weights.all() == path, "{:?}", weights.all());
+    ensure!(route.weights() == path, "{:?}", route.weights());
     at_rest(&shop).await?;
     ensure!(status.phase == Some(Phase::Healthy) && kstatus(&status) == ["True", "False", "False"]);
     ensure!(status.canary.is_none() && status.rejected.is_empty(), "{status:?}");
@@ -61,7 +62,8 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     ensure!(now.len() == 3 && !proven.is_empty(), "{now:?}");
     ensure!(proven.iter().all(|uid| now.contains_key(uid)), "judged pods were replaced");
     ensure!(now.values().all(|pod| version(pod) == "v2" && restarts(pod) == 0), "{now:?}");
-    nothing_failed(load)?;
+    let summary = nothing_failed(load)?;
+    ensure!(summary.counts.answered > 2_000 && !answers(&summary, "v2").is_empty(), "{summary:?}");
     counts_are_those_of_prometheus(&world, &run, &old_hash(&old), &hash(&status)).await
 }
 
@@ -71,7 +73,7 @@ async fn a_bad_version_is_rolled_back_and_remembered() -> Result<()> {
     let shop = world.shop(options("1%")).await?;
     let stable = shop.status().await?;
     let load = world.load(&shop, 200)?;
-    let weights = Weights::watch(&shop).await?;
+    let route = Watched::route(&shop).await?;
 
     shop.release("v2", "30%").await?;
     let status = shop.state(StateName::Degraded, 120).await?;
@@ -81,7 +83,7 @@ async fn a_bad_version_is_rolled_back_and_remembered() -> Result<()> {
     let back = run.decisions.iter().find(|d| d.to == "RollingBack").context("no rollback")?;
     ensure!(back.rule == "Regression" && back.step == 1 && back.message.contains("of"), "{back:?}");
     let path = [USERS, [10_000, 0], [9_000, 1_000], [10_000, 0], USERS];
-    ensure!(weights.all() == path, "{:?}", weights.all());
+    ensure!(route.weights() == path, "{:?}", route.weights());
     at_rest(&shop).await?;
     ensure!(status.phase == Some(Phase::Degraded) && kstatus(&status) == ["False", "False", "True"]);
     ensure!(hash(&status) == hash(&stable), "another revision is stable");
@@ -109,15 +111,16 @@ async fn a_bad_version_is_rolled_back_and_remembered() -> Result<()> {
     ensure!(shop.ended("shop-2-2").await?.outcome.as_deref() == Some("RolledBack"));
     ensure!(runs(&shop).await? == ["shop-2-1", "shop-2-2"]);
 
-    nothing_failed(load)?;
+    let summary = nothing_failed(load)?;
+    ensure!(summary.counts.answered > 2_000 && !answers(&summary, "v2").is_empty(), "{summary:?}");
     counts_are_those_of_prometheus(&world, &run, &hash(&stable), &bad).await
 }
 
-/// Short steps. No sample of a pod is left out but by the settle time, so that it can be counted again from outside.
+/// Short steps.
 fn options(errors: &'static str) -> Options {
     let ratio = json!({"events": "http_requests_total{code=~\"5..\"}", "total": "http_requests_total"});
     let metrics = json!([{"name": "errors", "ratio": ratio, "floor": "2%"}]);
-    let spec = json!({"analysis": {"warmup": "1s", "hold": {"min": "14s"}, "metrics": metrics}});
+    let spec = json!({"analysis": {"hold": {"min": "14s"}, "metrics": metrics}});
     Options { errors, spec, ..Options::default() }
 }
 
@@ -164,14 +167,6 @@ async fn share_is(load: &Load, version: &str, share: f64) -> Result<()> {
     let (got, all) = ((of(&after) - of(&before)) as f64, (after.answered - before.answered) as f64);
     let band = 6.0 * (share * (1.0 - share) / all).sqrt();
     ensure!((got / all - share).abs() < band, "{version} got {got} of {all}, not {share}");
-    Ok(())
-}
-
-fn nothing_failed(load: Load) -> Result<()> {
-    let summary = load.finish()?;
-    ensure!(summary.counts.failed == 0, "{:?}", summary.failures);
-    ensure!(summary.counts.answered > 2_000, "{summary:?}");
-    ensure!(!answers(&summary, "v2").is_empty());
     Ok(())
 }
 
@@ -230,7 +225,7 @@ async fn counts_are_those_of_prometheus(
     for decision in judged {
         let [metric] = &decision.metrics[..] else { anyhow::bail!("{decision:?}") };
         let count = async |hash: &str| {
-            prometheus::cohort(url, &world.namespace, &format!("{NAME}-{hash}-"), decision, metric).await
+            cohort(url, &world.namespace, &format!("{NAME}-{hash}-"), decision, metric).await
         };
         let held = (count(canary).await?, count(stable).await?);
         ensure!(held == (metric.canary, metric.baseline), "Prometheus holds {held:?}: {metric:?}");

@@ -1,16 +1,16 @@
 //! The one cluster of this process, and the one controller on it. A test enters with [`world`] beside others, or with
-//! [`alone`] when it stops a part that others rely on; what it stopped runs again before the next one enters.
+//! [`alone`] when it ends the controller, which runs again before the next one enters.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Mutex as Latch, PoisonError};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use davylamp_demo::report::Summary;
 use davylamp_tests::cluster::Cluster;
 use davylamp_tests::controller::Controller;
-use davylamp_tests::load::{Load, answered};
+use davylamp_tests::load::Load;
 use davylamp_tests::shop::{Options, Shop};
 use kube::Client;
 use kube::api::{Api, DeleteParams};
@@ -24,16 +24,10 @@ static SHARED: OnceCell<Result<Shared, String>> = OnceCell::const_new();
 struct Shared {
     cluster: Cluster,
     calm: RwLock<()>,
-    parts: Mutex<Parts>,
+    /// None when a test has ended it.
+    controller: Mutex<Option<Controller>>,
     /// Namespaces of tests that are over; their pods would take room on the node.
     left: Latch<Vec<String>>,
-}
-
-/// What a test may stop.
-#[derive(Default)]
-struct Parts {
-    controller: Option<Controller>,
-    stopped: BTreeSet<&'static str>,
 }
 
 /// A namespace for one test on the shared cluster, with the shared controller at work.
@@ -49,35 +43,42 @@ pub(crate) struct World {
 /// A [`World`] in which no other test runs.
 pub(crate) struct Alone {
     world: World,
-    parts: MutexGuard<'static, Parts>,
+    controller: MutexGuard<'static, Option<Controller>>,
     _calm: RwLockWriteGuard<'static, ()>,
+}
+
+/// Ends the requests of a load, of which each one must have had its answer.
+pub(crate) fn nothing_failed(load: Load) -> Result<Summary> {
+    let summary = load.finish()?;
+    ensure!(summary.counts.failed == 0 && summary.counts.answered > 0, "{summary:#?}");
+    Ok(summary)
 }
 
 /// For a test that leaves cluster and controller as they are. The name becomes the namespace.
 pub(crate) async fn world(name: &str) -> Result<World> {
     let shared = shared().await?;
     let calm = shared.calm.read().await;
-    World::enter(shared, name, &mut *shared.parts.lock().await, Some(calm)).await
+    World::enter(shared, name, &mut *shared.controller.lock().await, Some(calm)).await
 }
 
-/// For a test that stops the shared controller or a component of the cluster.
+/// For a test that ends the shared controller.
 pub(crate) async fn alone(name: &str) -> Result<Alone> {
     let shared = shared().await?;
     let calm = shared.calm.write().await;
-    let mut parts = shared.parts.lock().await;
-    let world = World::enter(shared, name, &mut parts, None).await?;
-    Ok(Alone { world, parts, _calm: calm })
+    let mut controller = shared.controller.lock().await;
+    let world = World::enter(shared, name, &mut controller, None).await?;
+    Ok(Alone { world, controller, _calm: calm })
 }
 
 impl World {
     async fn enter(
         shared: &'static Shared,
         name: &str,
-        parts: &mut Parts,
+        controller: &mut Option<Controller>,
         calm: Option<RwLockReadGuard<'static, ()>>,
     ) -> Result<Self> {
         let client = shared.cluster.admin().await?;
-        parts.mend(&shared.cluster, &client).await?;
+        mend(controller, &shared.cluster, &client).await?;
         let left = std::mem::take(&mut *shared.left.lock().unwrap_or_else(PoisonError::into_inner));
         for namespace in left {
             Api::<Namespace>::all(client.clone()).delete(&namespace, &DeleteParams::background()).await?;
@@ -86,10 +87,10 @@ impl World {
         Ok(Self { cluster: &shared.cluster, client, namespace: name.to_owned(), shared, _calm: calm })
     }
 
-    /// A shop whose first release is Healthy, and answers.
+    /// A shop whose first release is Healthy, and gets requests.
     pub(crate) async fn shop(&self, options: Options) -> Result<Shop> {
         let shop = Shop::open(&self.client, &self.namespace, options).await?;
-        answered(&self.cluster.description.gateway, &shop.host()).await?;
+        shop.served(&self.cluster.description.gateway).await?;
         Ok(shop)
     }
 
@@ -117,48 +118,24 @@ impl Deref for Alone {
 impl Alone {
     /// SIGKILL.
     pub(crate) fn kill_controller(&mut self) -> Result<()> {
-        self.parts.controller.take().context("no controller")?.kill()
-    }
-
-    /// SIGTERM, and a clean end.
-    pub(crate) async fn stop_controller(&mut self) -> Result<()> {
-        self.parts.controller.take().context("no controller")?.stop().await
+        self.controller.take().context("no controller")?.kill()
     }
 
     /// Starts it again, and waits until it leads.
     pub(crate) async fn start_controller(&mut self) -> Result<()> {
-        ensure!(self.parts.controller.is_none(), "the controller runs");
-        self.parts.controller = Some(Controller::start(self.cluster, &self.client, "controller").await?);
-        Ok(())
-    }
-
-    /// Ends a component of the cluster.
-    pub(crate) fn stop(&mut self, component: &'static str) -> Result<()> {
-        self.parts.stopped.insert(component);
-        self.cluster.tell(&["stop", component])
-    }
-
-    /// Starts it again; it is ready then.
-    pub(crate) fn start(&mut self, component: &'static str) -> Result<()> {
-        self.cluster.tell(&["start", component])?;
-        self.parts.stopped.remove(component);
+        ensure!(self.controller.is_none(), "the controller runs");
+        *self.controller = Some(Controller::start(self.cluster, &self.client, "controller").await?);
         Ok(())
     }
 }
 
-impl Parts {
-    /// What a test has stopped runs again; a controller that ended by itself is an error of the product.
-    async fn mend(&mut self, cluster: &Cluster, client: &Client) -> Result<()> {
-        for component in std::mem::take(&mut self.stopped) {
-            cluster.tell(&["start", component])?;
-        }
-        if let Some(controller) = &mut self.controller {
-            controller.ensure_alive()?;
-        } else {
-            self.controller = Some(Controller::start(cluster, client, "controller").await?);
-        }
-        Ok(())
+/// It runs again when a test has ended it; one that ended by itself is an error of the product.
+async fn mend(controller: &mut Option<Controller>, cluster: &Cluster, client: &Client) -> Result<()> {
+    if let Some(controller) = controller {
+        return controller.ensure_alive();
     }
+    *controller = Some(Controller::start(cluster, client, "controller").await?);
+    Ok(())
 }
 
 async fn shared() -> Result<&'static Shared> {
@@ -176,5 +153,5 @@ async fn start() -> Result<Shared> {
     let cluster = Cluster::start(&dir)?;
     cluster.load_demo_app()?;
     cluster.install(&cluster.admin().await?).await?;
-    Ok(Shared { cluster, calm: RwLock::default(), parts: Mutex::default(), left: Latch::default() })
+    Ok(Shared { cluster, calm: RwLock::default(), controller: Mutex::default(), left: Latch::default() })
 }
