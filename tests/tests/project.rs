@@ -93,7 +93,7 @@ fn the_generated_definitions_are_fresh() -> Result<()> {
     Ok(())
 }
 
-/// A schema default that a user did not write is drift for a GitOps tool, and a new hash inside the template.
+/// A schema default that a user did not write is drift for a `GitOps` tool, and a new hash inside the template.
 #[test]
 fn the_only_default_in_a_schema_is_that_of_status() -> Result<()> {
     fn walk(value: &Value, path: &str, found: &mut Vec<String>) {

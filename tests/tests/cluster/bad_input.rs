@@ -74,7 +74,7 @@ async fn an_invalid_spec_is_named_and_stops_nobody_else() -> Result<()> {
     for object in [shop.service(), shop.route(), shop.rollout()] {
         apply(&world.client, Some(&world.namespace), &other(object)?).await?;
     }
-    davylamp_tests::until(std::time::Duration::from_secs(60), "the other one is Healthy", || async {
+    davylamp_tests::until(std::time::Duration::from_mins(1), "the other one is Healthy", || async {
         let status = shop.rollouts().get("other").await?.status;
         Ok(status.and_then(|s| s.state).filter(|s| s.name == StateName::Healthy))
     })

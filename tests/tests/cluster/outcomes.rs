@@ -55,7 +55,7 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     ensure!(status.canary.is_none() && status.rejected.is_empty(), "{status:?}");
 
     // The pods that were judged are the ones that stay; the old ones go when nobody needs them any more.
-    let now = until(Duration::from_secs(120), "the old pods are gone", || async {
+    let now = until(Duration::from_mins(2), "the old pods are gone", || async {
         Ok(Some(pods(&shop).await?).filter(|now| now.keys().all(|uid| !old.contains_key(uid))))
     })
     .await?;
