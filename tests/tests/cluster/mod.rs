@@ -2,9 +2,11 @@
 
 mod audit;
 mod by_hand;
+mod evidence;
 mod faults;
 mod gentleness;
 mod lifecycle;
 mod outcomes;
 mod routes;
 mod shared;
+mod takeover;
