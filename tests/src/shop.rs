@@ -372,7 +372,7 @@ impl Shop {
 }
 
 /// Objects are merged, all else is replaced.
-fn merge(into: &mut Value, from: &Value) {
+pub fn merge(into: &mut Value, from: &Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {

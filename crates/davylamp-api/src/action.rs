@@ -1,5 +1,6 @@
 //! `RolloutAction`: a word by a person or a tool to a run. Spec immutable; the status is the controller's.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -80,7 +81,7 @@ pub struct RolloutActionStatus {
     #[schemars(length(max = 1024))]
     pub message: String,
     /// When.
-    #[schemars(with = "String")]
+    #[schemars(with = "Time")]
     pub at: Instant,
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ pub struct DecisionRecord {
     /// The number of the record within the Rollout.
     pub number: i64,
     /// When it was decided, in the time of the data where data decided.
-    #[schemars(with = "String")]
+    #[schemars(with = "Time")]
     pub at: Instant,
     /// The state that was left.
     #[schemars(length(max = 32))]
@@ -113,11 +114,11 @@ pub struct DecisionRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricRecord>,
     /// Increments whose earlier sample is older than this were left out: the weight was not yet effective and settled.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Instant>,
     /// Pods that were not yet warm at that time, and when they were; at most 50 are listed.
-    #[schemars(with = "BTreeMap<String, String>", extend("maxProperties" = 50))]
+    #[schemars(with = "BTreeMap<String, Time>", extend("maxProperties" = 50))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub young: BTreeMap<String, Instant>,
     /// Records were merged into this one, for the outbox was full.
@@ -133,11 +134,11 @@ pub struct MetricRecord {
     #[schemars(length(max = 40))]
     pub name: String,
     /// The window of this step's data: later samples of increments lie after this moment,
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Instant>,
     /// and at or before this one.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Instant>,
     /// The canary's counts in that window.

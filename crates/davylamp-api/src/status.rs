@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +110,7 @@ pub struct RolloutStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflicts: Option<Conflicts>,
     /// Since when too few pods of the canary are ready.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_low_since: Option<Instant>,
 }
@@ -152,7 +152,7 @@ pub struct Revision {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
     /// Since when.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Instant>,
     /// Pods asked for.
@@ -169,7 +169,7 @@ pub struct Rejected {
     #[schemars(length(max = 32))]
     pub hash: String,
     /// When.
-    #[schemars(with = "String")]
+    #[schemars(with = "Time")]
     pub at: Instant,
     /// Why.
     pub reason: Reason,
@@ -259,10 +259,10 @@ pub struct State {
     /// Which.
     pub name: StateName,
     /// Since when.
-    #[schemars(with = "String")]
+    #[schemars(with = "Time")]
     pub since: Instant,
     /// Until when at the latest.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Instant>,
     /// Why.
@@ -271,7 +271,7 @@ pub struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<Stage>,
     /// When that part began.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage_since: Option<Instant>,
 }
@@ -304,7 +304,7 @@ pub struct TrafficStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Percent>,
     /// Since when.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_since: Option<Instant>,
     /// The share of requests that the canary was seen to get in this step.
@@ -361,7 +361,7 @@ pub struct AnalysisStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
     /// Since when the source fails.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Instant>,
 }
@@ -517,7 +517,7 @@ pub struct ActionOutcome {
     #[schemars(length(max = 1024))]
     pub message: String,
     /// When.
-    #[schemars(with = "String")]
+    #[schemars(with = "Time")]
     pub at: Instant,
 }
 
@@ -536,7 +536,7 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed: Option<i32>,
     /// Not tried again before this.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Instant>,
 }
@@ -572,7 +572,7 @@ pub struct OldPods {
     #[schemars(length(max = 32))]
     pub hash: String,
     /// Until when; absent while Finalising is on.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Instant>,
 }
@@ -584,7 +584,7 @@ pub struct Conflicts {
     /// How many in this run.
     pub count: i32,
     /// Ours are not put back before this.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Instant>,
 }

@@ -1,5 +1,6 @@
 //! Against a real API server, real pods, a real gateway, a real Prometheus, with real requests.
 
+mod actions;
 mod audit;
 mod by_hand;
 mod evidence;
@@ -8,5 +9,7 @@ mod gentleness;
 mod lifecycle;
 mod outcomes;
 mod routes;
+mod schema;
 mod shared;
 mod takeover;
+mod watched;
