@@ -1,53 +1,22 @@
-//! What Davylamp relies on fails: Prometheus, and the controller itself.
+//! The metrics fail: Prometheus is away, or never answers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use davylamp_api::run::{DecisionRecord, RolloutRunStatus};
-use davylamp_api::status::RolloutStatus;
-use davylamp_api::status::StateName::{Degraded, Finalising, Healthy, Judging, Paused, Promoting};
-use davylamp_tests::controller::Controller;
+use davylamp_api::Instant as Time;
+use davylamp_api::status::StateName::{Degraded, Healthy, Judging, Paused};
 use davylamp_tests::own_prometheus::OwnPrometheus;
-use davylamp_tests::prometheus::{cohort, requests};
-use davylamp_tests::shop::{NAME, Options, Shop};
+use davylamp_tests::prometheus::requests;
+use davylamp_tests::shop::{NAME, Options};
 use davylamp_tests::until;
 use davylamp_tests::watched::Watched;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::audit::Audit;
-use super::by_hand;
-use super::shared::{alone, world};
-
-/// A spec whose metric is far below its floor: nothing rolls back, and little data shows that a step is safe.
-fn judged(steps: &Value) -> Value {
-    json!({
-        "strategy": {"canary": {"steps": steps}},
-        "analysis": {"warmup": "1s", "metrics": [{
-            "name": "errors",
-            "floor": "15%",
-            "ratio": {"events": "http_requests_total{code=~\"5..\"}", "total": "http_requests_total"},
-        }]},
-    })
-}
-
-/// What a decision was recorded with is what Prometheus holds, for both cohorts.
-async fn ensure_true(url: &str, shop: &Shop, begun: &RolloutStatus, decision: &DecisionRecord) -> Result<()> {
-    let record = decision.metrics.first().context("no evidence")?;
-    for (revision, recorded) in [(&begun.canary, record.canary), (&begun.stable, record.baseline)] {
-        let pods = format!("{NAME}-{}-", revision.as_ref().context("no revision")?.hash);
-        let held = cohort(url, &shop.namespace, &pods, decision, record).await?;
-        ensure!(recorded.exposure > 100.0, "hardly anything was counted: {recorded:?}");
-        ensure!(recorded == held, "{recorded:?} was recorded, Prometheus holds {held:?}: {record:?}");
-    }
-    Ok(())
-}
-
-fn decision<'r>(run: &'r RolloutRunStatus, rule: &str) -> Result<&'r DecisionRecord> {
-    run.decisions.iter().find(|d| d.rule == rule).with_context(|| format!("no {rule}: {:#?}", run.decisions))
-}
+use super::evidence::{self, decision, ensure_true};
+use super::shared::world;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_prometheus_holds_the_run_and_then_it_goes_on() -> Result<()> {
@@ -58,7 +27,7 @@ async fn an_outage_of_prometheus_holds_the_run_and_then_it_goes_on() -> Result<(
         replicas: 4,
         errors: "5%",
         source: "prometheus-away".to_owned(),
-        spec: judged(&json!([{"weight": "50%", "hold": {"min": "20s"}}])),
+        spec: evidence::spec(&json!([{"weight": "50%", "hold": {"min": "20s"}}])),
         ..Options::default()
     };
     let shop = world.shop(options).await?;
@@ -67,7 +36,7 @@ async fn an_outage_of_prometheus_holds_the_run_and_then_it_goes_on() -> Result<(
     shop.release("v2", "5%").await?;
     let begun = shop.step(1, Judging, 60).await?;
     let since = begun.traffic.as_ref().and_then(|t| t.effective_since).context("no weight")?;
-    let after = |seconds: i64| davylamp_api::Instant::from_second(since.as_second() + seconds);
+    let after = |seconds: i64| Time::from_second(since.as_second() + seconds);
     let (from, pods) = (after(4)?, format!("{NAME}-{}-", begun.canary.as_ref().context("no canary")?.hash));
     until(Duration::from_secs(20), "some data before the outage", || async {
         let held = requests(&prometheus.url, &shop.namespace, &pods, from, after(10)?).await?;
@@ -104,7 +73,7 @@ async fn an_outage_of_prometheus_holds_the_run_and_then_it_goes_on() -> Result<(
     let run = shop.ended(&status.run.context("no run")?).await?;
     ensure!(run.outcome.as_deref() == Some("Promoted"), "{run:?}");
     let passed = decision(&run, "LastStepPassed")?;
-    ensure_true(&prometheus.url, &shop, &begun, passed).await?;
+    ensure_true(&prometheus.url, &["pods"], &shop, &begun, passed).await?;
     let record = passed.metrics.first().context("no evidence")?;
     let before = requests(&prometheus.url, &shop.namespace, &pods, from, after(30)?).await?;
     ensure!(before > 50.0 && before < record.canary.exposure, "{before} before the outage: {record:?}");
@@ -132,7 +101,7 @@ async fn an_abort_takes_two_seconds_though_the_source_never_answers() -> Result<
     let options = Options {
         replicas: 2,
         source: "mute".to_owned(),
-        spec: judged(&json!([{"weight": "30%"}])),
+        spec: evidence::spec(&json!([{"weight": "30%"}])),
         ..Options::default()
     };
     let shop = world.shop(options).await?;
@@ -157,92 +126,4 @@ async fn an_abort_takes_two_seconds_though_the_source_never_answers() -> Result<
     ensure!(shop.weights().await? == [100, 0]);
     ensure!(load.finish()?.counts.failed == 0);
     Ok(())
-}
-
-/// Whatever became of the controller: users saw each weight once, and each step was decided once.
-fn ensure_once(route: &Watched, run: &RolloutRunStatus, weights: &[[i64; 2]]) -> Result<()> {
-    ensure!(run.outcome.as_deref() == Some("Promoted"), "{run:?}");
-    let seen = route.weights();
-    ensure!(seen == weights, "{seen:?}");
-    let numbers: Vec<_> = run.decisions.iter().map(|d| d.number).collect();
-    ensure!(numbers.is_sorted_by(|a, b| a < b), "records were told twice: {numbers:?}");
-    let entered: Vec<_> = run.decisions.iter().filter(|d| d.to == "Scaling").map(|d| d.step).collect();
-    ensure!(entered.is_sorted_by(|a, b| a < b), "steps were repeated: {entered:?}");
-    let mut moves = BTreeSet::new();
-    for d in &run.decisions {
-        ensure!(moves.insert((d.step, &d.from, &d.to)), "decided twice: {d:?}");
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_controller_killed_again_and_again_ends_as_one_that_was_not() -> Result<()> {
-    let mut world = alone("killed").await?;
-    let options = Options {
-        replicas: 4,
-        errors: "5%",
-        spec: judged(&json!([{"weight": "25%", "replicas": 2}, {"weight": "50%"}])),
-        ..Options::default()
-    };
-    let shop = world.shop(options).await?;
-    let route = Watched::route(&shop).await?;
-    let load = world.load(&shop, 100)?;
-    shop.release("v2", "5%").await?;
-
-    let begun = shop.step(1, Judging, 60).await?;
-    world.kill_controller()?;
-    world.start_controller().await?;
-    // In whatever state the next step is then.
-    shop.wait(120, "the second step", |s| s.step.as_ref().is_some_and(|s| s.index == 2)).await?;
-    world.kill_controller()?;
-    world.start_controller().await?;
-    shop.wait(120, "the end", |s| s.state.as_ref().is_some_and(|s| matches!(s.name, Promoting | Finalising)))
-        .await?;
-    world.kill_controller()?;
-    world.start_controller().await?;
-
-    let status = shop.state(Healthy, 120).await?;
-    let run = shop.ended(&status.run.context("no run")?).await?;
-    let weights = [[100, 0], [10_000, 0], [7_500, 2_500], [5_000, 5_000], [0, 10_000], [100, 0]];
-    ensure_once(&route, &run, &weights)?;
-    let url = &world.cluster.description.prometheus;
-    ensure_true(url, &shop, &begun, decision(&run, "StepPassed")?).await?;
-    ensure_true(url, &shop, &begun, decision(&run, "LastStepPassed")?).await?;
-    let summary = load.finish()?;
-    ensure!(summary.counts.failed == 0, "{summary:?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_two_controllers_writes_and_the_other_takes_over() -> Result<()> {
-    let mut world = alone("two-controllers").await?;
-    let options = Options { replicas: 2, spec: by_hand::spec(&["20%", "50%"]), ..Options::default() };
-    let mut second = Controller::stand_by(world.cluster, &world.client, "second").await?;
-    let audit = Audit::begin(world.cluster)?;
-    let shop = world.shop(options).await?;
-    let route = Watched::route(&shop).await?;
-    let load = world.load(&shop, 50)?;
-    shop.release("v2", "0%").await?;
-    shop.step(1, Judging, 60).await?;
-    let writers: BTreeSet<_> =
-        audit.of_the_controller()?.iter().filter(|r| r.writes()).map(|r| r.token().to_owned()).collect();
-    ensure!(writers.len() == 1, "one controller writes: {writers:?}");
-
-    let audit = Audit::begin(world.cluster)?;
-    world.kill_controller()?;
-    second.wait_until_it_leads().await?;
-    by_hand::promote(&shop, 1).await?;
-    shop.step(2, Judging, 60).await?;
-    by_hand::promote(&shop, 2).await?;
-    let status = shop.state(Healthy, 90).await?;
-
-    let run = shop.ended(&status.run.context("no run")?).await?;
-    let weights = [[100, 0], [10_000, 0], [8_000, 2_000], [5_000, 5_000], [0, 10_000], [100, 0]];
-    ensure_once(&route, &run, &weights)?;
-    let heirs: BTreeSet<_> =
-        audit.of_the_controller()?.iter().filter(|r| r.writes()).map(|r| r.token().to_owned()).collect();
-    ensure!(heirs.len() == 1 && heirs.is_disjoint(&writers), "{heirs:?} after {writers:?}");
-    let summary = load.finish()?;
-    ensure!(summary.counts.failed == 0, "{summary:?}");
-    second.stop().await
 }

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use davylamp_api::k8s_openapi::api::core::v1::Namespace;
-use davylamp_api::run::Cohort;
 use davylamp_api::status::StateName::{Healthy, Judging};
-use davylamp_tests::prometheus::cohort_of_job;
 use davylamp_tests::shop::{NAME, Options, Shop};
 use davylamp_tests::until;
 use davylamp_tests::watched::Watched;
@@ -15,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::audit::{Audit, Request};
 use super::by_hand;
+use super::evidence::{self, decision, ensure_true};
 use super::shared::world;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,15 +23,7 @@ async fn pods_that_are_scraped_twice_count_once() -> Result<()> {
         replicas: 4,
         errors: "5%",
         annotations: json!({"davylamp.dev/scrape-twice": "true"}),
-        spec: json!({
-            "strategy": {"canary": {"steps": [{"weight": "50%"}]}},
-            // Far below the floor nothing rolls back, and little data shows that it is far below.
-            "analysis": {"warmup": "1s", "metrics": [{
-                "name": "errors",
-                "floor": "15%",
-                "ratio": {"events": "http_requests_total{code=~\"5..\"}", "total": "http_requests_total"},
-            }]},
-        }),
+        spec: evidence::spec(&json!([{"weight": "50%"}])),
         ..Options::default()
     };
     let shop = world.shop(options).await?;
@@ -45,18 +36,8 @@ async fn pods_that_are_scraped_twice_count_once() -> Result<()> {
         .await?;
     let status = shop.state(Healthy, 120).await?;
     let run = shop.ended(&status.run.context("no run")?).await?;
-    let passed = run.decisions.iter().find(|d| d.rule == "LastStepPassed").context("no step has passed")?;
-    let record = passed.metrics.first().context("no evidence")?;
-    for (revision, recorded) in [(begun.canary, record.canary), (begun.stable, record.baseline)] {
-        let pods = format!("{NAME}-{}-", revision.context("no revision")?.hash);
-        let url = &world.cluster.description.prometheus;
-        let mut jobs: Vec<Cohort> = Vec::new();
-        for job in ["pods", "pods-again"] {
-            jobs.push(cohort_of_job(url, job, &shop.namespace, &pods, passed, record).await?);
-        }
-        ensure!(jobs.iter().all(|j| j.exposure > 100.0), "the pods were not scraped twice: {jobs:?}");
-        ensure!(jobs.contains(&recorded), "{recorded:?} was recorded, Prometheus holds {jobs:?}");
-    }
+    let url = &world.cluster.description.prometheus;
+    ensure_true(url, &["pods", "pods-again"], &shop, &begun, decision(&run, "LastStepPassed")?).await?;
     ensure!(load.finish()?.counts.failed == 0);
     Ok(())
 }
