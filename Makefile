@@ -24,7 +24,7 @@ programs: demo-programs ## build what the demo and the cluster tests run
 
 # Static, for they run in images that hold nothing else. The target folder is named, so that other builds keep theirs.
 demo-programs:
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release -p davylamp-demo --bins --target $(STATIC)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile demo -p davylamp-demo --bins --target $(STATIC)
 
 test: ## everything: formatting, lints, documentation, all tests, the cluster tests included
 	tests/run

@@ -460,8 +460,9 @@ impl Applier {
         let exists = caches.service(&subject.key.namespace, name).is_some();
         let written = match (service_body(subject, caches, role, name, hash), exists) {
             (Some(body), true) => {
-                let params = PatchParams::apply(MANAGER).force();
-                Some(self.call("apply Service", api.patch(name, &params, &Patch::Apply(&body))).await?)
+                // A merge replaces the list of ports whole; an apply would keep those that the user has taken away.
+                let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+                Some(self.call("patch Service", api.patch(name, &params, &Patch::Merge(&body))).await?)
             }
             // Create, not apply: a Service that somebody has made meanwhile is not taken over.
             (Some(body), false) => self.create_or_keep(&api, "create Service", &body).await?,

@@ -103,9 +103,11 @@ fn write_crds(directory: &Path) -> anyhow::Result<()> {
 async fn run_controller(arguments: RunArguments) -> anyhow::Result<()> {
     init_logging(arguments.log_format, &arguments.log)?;
     let clock = Clock::system();
-    let config = kube::Config::infer()
+    let mut config = kube::Config::infer()
         .await
         .context("no cluster: run in a pod with a service account, or set KUBECONFIG")?;
+    // Longer than any watch lasts: a connection that died silently is given up.
+    config.read_timeout = Some(Duration::from_secs(330));
     let client = kube::Client::try_from(config).context("no client for this cluster")?;
     let listener = TcpListener::bind(arguments.listen).await.with_context(|| {
         format!("{} cannot be listened on: choose another with --listen", arguments.listen)

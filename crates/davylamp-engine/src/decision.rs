@@ -9,7 +9,7 @@ use davylamp_api::{Instant, RolloutRunSpec};
 
 use crate::observed::{Hash, Role};
 
-/// The answer of [`crate::decide`].
+/// The answer of [`crate::decide()`].
 #[must_use]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {

@@ -119,7 +119,10 @@ fn sizes(pass: &Pass<'_>) -> BTreeMap<Hash, i32> {
             | StateName::Holding
             | StateName::Paused => (now < need).then_some(need),
             StateName::Judging => Some(need),
-            StateName::Promoting => (now < pass.size()).then_some(pass.size()),
+            StateName::Promoting => {
+                let all = pass.size().max(1);
+                (now < all).then_some(all)
+            }
             StateName::Preparing
             | StateName::RollingBack
             | StateName::Finalising

@@ -21,9 +21,10 @@ pub(crate) fn promoting(pass: &mut Pass<'_>) -> bool {
     if judged(pass) || capacity_low(pass) {
         return true;
     }
-    let (hash, size) = (pass.canary_hash(), pass.size());
+    // Scaled to nothing: one pod shows that it runs at all.
+    let (hash, size) = (pass.canary_hash(), pass.size().max(1));
     let ready = pass.available(&hash) >= size && pass.endpoints(Role::Canary, &hash) >= size;
-    if pass.weight() < Percent::FULL && ready {
+    if pass.weight() < Percent::FULL && ready && !pass.past_deadline() {
         pass.set_weight(Percent::FULL);
     }
     if !ready {

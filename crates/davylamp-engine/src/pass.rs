@@ -391,7 +391,7 @@ impl<'a> Pass<'a> {
             canary * 10_000 < weight * (stable + canary) || stable + canary == 0
         });
         let (need, full) = if self.state() == StateName::Promoting {
-            (self.size(), Percent::FULL)
+            (self.size().max(1), Percent::FULL)
         } else {
             (self.need(), self.step_weight())
         };

@@ -104,7 +104,7 @@ pub(crate) fn shifting(pass: &mut Pass<'_>) -> bool {
         }
         let (hash, need) = (pass.canary_hash(), pass.need());
         let covered = pass.available(&hash) >= need && pass.endpoints(Role::Canary, &hash) >= need;
-        if target > pass.weight() && !covered {
+        if target > pass.weight() && (!covered || pass.past_deadline()) {
             return capacity_low(pass) || deadline(pass, Reason::ProgressDeadline);
         }
         pass.set_weight(target);

@@ -541,3 +541,27 @@ fn a_crash_between_status_and_effects_repeats_the_effects() {
         routes_are_the_users(&world);
     }
 }
+
+#[test]
+fn no_weight_rises_after_its_deadline() {
+    let mut world = World::settled(spec(&[step("5%")], false));
+    world.versions.get_mut(&hash(2)).unwrap().ready_after = Some(10_000);
+    world.release(2);
+    world.until(StateName::Promoting);
+    world.break_version(&hash(1)); // Nothing to go back to: the weight stays, and must not have risen.
+    world.jump(6 * MINUTE);
+    world.run_for(0);
+    assert_eq!((world.state(), world.weight()), (StateName::RollingBack, 500));
+}
+
+#[test]
+fn a_rollout_of_no_pods_is_promoted_with_one() {
+    let mut world = World::new(spec(&[step("5%")], false));
+    world.edit(|spec| spec.replicas = Some(0));
+    world.hurt.insert("scaled to nothing".to_owned());
+    world.run_for(MINUTE);
+    world.release(2);
+    world.until(StateName::Finalising);
+    world.until(StateName::Healthy);
+    assert_eq!((stable(&world), world.sets[&hash(2)].desired), (hash(2).as_str(), 0));
+}

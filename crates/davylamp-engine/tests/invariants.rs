@@ -337,9 +337,9 @@ fn live(setup: &Setup, events: Vec<(i64, Event)>) {
     comes_to_rest(&world);
     // And stays there.
     let (status, passes) = (world.status.clone(), world.passes);
+    let watched = status.traffic.is_some();
     world.poke();
     world.run_for(HOUR / 6);
-    let watched = world.status.traffic.is_some();
     assert!(watched || world.passes - passes < 4, "it does not rest: {}", world.story());
     // A kept pause for want of data ends by itself when there is data again.
     assert!(watched || status.state == world.status.state, "{}", world.story());

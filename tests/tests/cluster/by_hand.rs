@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 pub(crate) fn spec(weights: &[&str]) -> Value {
     json!({
         "strategy": {"canary": {"steps": steps(weights)}},
-        "analysis": {"settle": "1s", "metrics": []},
+        "analysis": {"settle": "2s", "metrics": []},
     })
 }
 

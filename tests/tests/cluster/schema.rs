@@ -48,15 +48,35 @@ async fn each_rule_of_the_definitions_says_what_to_write_instead() -> Result<()>
 async fn percentages_and_durations_are_read_as_the_api_server_reads_them() -> Result<()> {
     let world = world("scalars").await?;
     for text in [
-        "0%", "0.01%", "2.5%", "07%", "99.99%", "100%", "100.0%", "100.00%", "", "%", "5", "-1%", "101%", "100.01%",
-        "1.234%", "1e1%", " 5%", "5 %", ".5%", "5.%", "٣%",
+        "0%", "0.01%", "2.5%", "07%", "99.99%", "100%", "100.0%", "100.00%", "", "%", "5", "-1%", "101%",
+        "100.01%", "1.234%", "1e1%", " 5%", "5 %", ".5%", "5.%", "٣%",
     ] {
         let taken = world.create(&with("/spec/analysis/maxServiceImpact", json!(text))).await.is_ok();
         ensure!(taken == text.parse::<Percent>().is_ok(), "{text:?}: taken by the API server: {taken}");
     }
     for text in [
-        "0s", "500ms", "90s", "1h30m", "1000h", "007s", "30m1h", "1h1h", "1000h1ms", "999h60m", "", "m", "5",
-        "10 minutes", "-1s", "1.5h", "1us", "1d", "1001h", "999999999h", "9999999999s", "1h2m3s4ms",
+        "0s",
+        "500ms",
+        "90s",
+        "1h30m",
+        "1000h",
+        "007s",
+        "30m1h",
+        "1h1h",
+        "1000h1ms",
+        "999h60m",
+        "",
+        "m",
+        "5",
+        "10 minutes",
+        "-1s",
+        "1.5h",
+        "1us",
+        "1d",
+        "1001h",
+        "999999999h",
+        "9999999999s",
+        "1h2m3s4ms",
     ] {
         let taken = world.create(&with("/spec/progressDeadline", json!(text))).await.is_ok();
         ensure!(taken == text.parse::<Duration>().is_ok(), "{text:?}: taken by the API server: {taken}");
@@ -107,7 +127,8 @@ impl World {
             let Some(schema) = schema.pointer(&format!("/properties/{part}")) else { continue };
             let mut full = full(schema, given);
             // What is opaque to the schema is the controller's own.
-            for opaque in ["strategy", "analysis"].iter().filter(|_| file == "rolloutruns" && part == "spec") {
+            for opaque in ["strategy", "analysis"].iter().filter(|_| file == "rolloutruns" && part == "spec")
+            {
                 full[*opaque] = run()["spec"][*opaque].clone();
             }
             let mut variants = vec![full.clone()];
@@ -130,7 +151,8 @@ impl World {
                 if let Ok(object) = answer {
                     taken += 1;
                     let object = serde_json::to_value(object)?;
-                    serde_json::from_value::<K>(object).with_context(|| format!("{file} {part}: {variant}"))?;
+                    serde_json::from_value::<K>(object)
+                        .with_context(|| format!("{file} {part}: {variant}"))?;
                 }
             }
         }
@@ -207,7 +229,9 @@ fn limits(schema: &Value) -> Vec<Value> {
     let (least, most) = (bound(schema, "minimum"), bound(schema, "maximum"));
     match (schema["type"].as_str(), schema["format"].as_str()) {
         // Opaque.
-        (Some("object"), _) if schema.get("properties").is_none() && schema.get("additionalProperties").is_none() => {
+        (Some("object"), _)
+            if schema.get("properties").is_none() && schema.get("additionalProperties").is_none() =>
+        {
             limits.clear();
         }
         (Some("object"), _) => limits.push(json!({})),
@@ -223,7 +247,10 @@ fn limits(schema: &Value) -> Vec<Value> {
         }
         (Some("number"), _) => limits.extend([json!(0), json!(-1.5), json!(1e300)]),
         (Some("string"), Some("date-time")) => {
-            limits.extend(["x", "2026-02-31T00:00:00Z", "0001-01-01T00:00:00Z", "2026-12-31T23:59:59.999999999+14:00"].map(Value::from));
+            limits.extend(
+                ["x", "2026-02-31T00:00:00Z", "0001-01-01T00:00:00Z", "2026-12-31T23:59:59.999999999+14:00"]
+                    .map(Value::from),
+            );
         }
         (Some("boolean"), _) => limits.push(json!(false)),
         (Some("string"), _) => {
@@ -253,7 +280,9 @@ fn rules() -> Result<BTreeSet<String>> {
         match value {
             Value::Object(object) => {
                 let rules = object.get("x-kubernetes-validations").and_then(Value::as_array);
-                into.extend(rules.into_iter().flatten().filter_map(|r| Some(r["message"].as_str()?.to_owned())));
+                into.extend(
+                    rules.into_iter().flatten().filter_map(|r| Some(r["message"].as_str()?.to_owned())),
+                );
                 object.values().for_each(|inner| collect(inner, into));
             }
             Value::Array(list) => list.iter().for_each(|inner| collect(inner, into)),
@@ -323,7 +352,9 @@ fn broken() -> Vec<(Value, &'static str)> {
         source
     };
     let url = "spec.url: write the base address without user, query or fragment, like http://prometheus.monitoring:9090";
-    for wrong in ["prometheus:9090", "http://me:secret@prometheus", "http://prometheus?a=b", "http://prometheus#x"] {
+    for wrong in
+        ["prometheus:9090", "http://me:secret@prometheus", "http://prometheus?a=b", "http://prometheus#x"]
+    {
         broken.push((source("url", json!(wrong)), url));
     }
     let namespaces = "spec.allowedNamespaces: list the namespaces that may use this source, or write [\"*\"]";

@@ -160,6 +160,20 @@ fn two_targets_of_one_pod_do_not_double_the_evidence() {
 }
 
 #[test]
+fn pods_with_two_targets_are_named_also_after_a_checkpoint() {
+    let plan = plan();
+    let mut all = world(&[(5.0, 100.0); 8], &[(1.0, 100.0); 8]);
+    for targets in all.values_mut() {
+        let twice = targets["a"].clone();
+        targets.insert("b".to_owned(), twice);
+    }
+    let (_, kept) = fold(&plan, &opened(&plan), T0 + 90 * SECOND, &all, &pods(LONG_AGO));
+    let mut next = Fold::new(&plan, &kept, Percent::from_basis_points(5_000), Percent::FULL);
+    next.take(&samples(kept.folded_until, T0 + 120 * SECOND, &all), &pods(LONG_AGO), &cohorts());
+    assert_eq!(next.duplicates.len(), 2);
+}
+
+#[test]
 fn a_second_target_that_comes_later_adds_nothing() {
     let plan = plan();
     let mut all = world(&[(5.0, 100.0); 12], &[(1.0, 100.0); 12]);

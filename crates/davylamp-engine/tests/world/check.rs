@@ -72,8 +72,9 @@ fn weights(world: &World, turn: &Turn<'_>) {
 fn fixed_point(world: &World, turn: &Turn<'_>) {
     let Turn { before, observed, decision, .. } = turn;
     let read = &decision.status;
-    if before.run != decision.status.run {
-        return; // The next pass reads what the run promised: that is new.
+    // Nothing changed: to ask again is to ask the same. A run that begins: the next pass reads what it promised.
+    if decision.status == **before || before.run != decision.status.run {
+        return;
     }
     let input = world.input(&decision.status);
     let again = decide(&input, read, observed, at(world.now));
