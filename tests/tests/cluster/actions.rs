@@ -30,7 +30,10 @@ async fn an_abort_in_mid_step_takes_all_traffic_back_at_once() -> Result<()> {
     let back = route.wait(10, "all traffic is back", is_back).await?.at;
     ensure!(back - said < Duration::from_secs(2), "it took {:?}", back - said);
     let (phase, message) = shop.outcome("stop").await?;
-    ensure!(phase == "Done" && message.contains("ann (unverified)") && message.contains("smoke"), "{message}");
+    ensure!(
+        phase == "Done" && message.contains("ann (unverified)") && message.contains("smoke"),
+        "{message}"
+    );
     let status = shop.state(StateName::Degraded, 30).await?;
     ensure!(status.rejected.len() == 1 && status.rejected[0].reason == Reason::Abort, "{status:?}");
     let run = shop.ended(RUN).await?;
@@ -66,7 +69,8 @@ async fn a_promote_passes_the_step_that_it_names_and_no_other() -> Result<()> {
 
     // Once: neither more looks at the same object, nor another one with the same words, pass another step.
     for look in 0..3 {
-        let touch = json!({"metadata": {"labels": {"look": look.to_string()}}, "spec": {"minReadySeconds": look}});
+        let touch =
+            json!({"metadata": {"labels": {"look": look.to_string()}}, "spec": {"minReadySeconds": look}});
         shop.patch(&touch).await?;
         let generation = shop.rollouts().get(NAME).await?.metadata.generation;
         shop.wait(10, "it is looked at", |s| Some(s.observed_generation) == generation).await?;
@@ -148,7 +152,11 @@ async fn words_without_a_run_are_rejected() -> Result<()> {
     let hash = shop.status().await?.stable.map(|s| s.hash).unwrap_or_default();
 
     for (name, spec, expected) in [
-        ("retry", json!({"verb": "retry"}), format!("revision {hash} was not rejected: there is nothing to retry")),
+        (
+            "retry",
+            json!({"verb": "retry"}),
+            format!("revision {hash} was not rejected: there is nothing to retry"),
+        ),
         ("abort", json!({"verb": "abort", "run": RUN}), format!("run {RUN} is not in flight: no run is")),
         (
             "promote",

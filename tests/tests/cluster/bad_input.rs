@@ -20,9 +20,7 @@ async fn an_invalid_spec_is_named_and_stops_nobody_else() -> Result<()> {
     let shop = world.shop(small()).await?;
     let stable = stable(&shop.status().await?);
     let steps = |steps: Value| json!({"strategy": {"canary": {"steps": steps}}});
-    let metric = |events: &str| {
-        json!({"analysis": {"metrics": [{"name": "errors", "ratio": {"events": events, "total": "b"}}]}})
-    };
+    let metric = |events: &str| json!({"analysis": {"metrics": [{"name": "errors", "ratio": {"events": events, "total": "b"}}]}});
     let mut theirs = shop.template("v2", "0%");
     theirs["metadata"]["labels"]["davylamp.dev/serving"] = json!("true");
     let route = json!({"gatewayAPI": {"routes": [{"kind": "HTTPRoute", "name": NAME}]}});
@@ -37,11 +35,31 @@ async fn an_invalid_spec_is_named_and_stops_nobody_else() -> Result<()> {
             "spec.strategy.canary.steps[0].hold: max 20m is shorter than min 2h",
             "write a max that is longer",
         ),
-        (metric("rate(a[5m])"), "spec.analysis.metrics[0].ratio.events", "write a plain selector of a counter"),
-        (metric("a{"), "spec.analysis.metrics[0].ratio.events: no PromQL", "write a plain selector of a counter"),
-        (json!({"analysis": {"falseRollbackRate": "60%"}}), "spec.analysis.falseRollbackRate: 60%", "at most 50%"),
-        (json!({"template": theirs}), "spec.template.metadata.labels: the label davylamp.dev/serving", "leave it out"),
-        (json!({"strategy": {"traffic": [route, route]}}), "spec.strategy.traffic", "name each route and rule once"),
+        (
+            metric("rate(a[5m])"),
+            "spec.analysis.metrics[0].ratio.events",
+            "write a plain selector of a counter",
+        ),
+        (
+            metric("a{"),
+            "spec.analysis.metrics[0].ratio.events: no PromQL",
+            "write a plain selector of a counter",
+        ),
+        (
+            json!({"analysis": {"falseRollbackRate": "60%"}}),
+            "spec.analysis.falseRollbackRate: 60%",
+            "at most 50%",
+        ),
+        (
+            json!({"template": theirs}),
+            "spec.template.metadata.labels: the label davylamp.dev/serving",
+            "leave it out",
+        ),
+        (
+            json!({"strategy": {"traffic": [route, route]}}),
+            "spec.strategy.traffic",
+            "name each route and rule once",
+        ),
     ] {
         write(&shop, &spec).await?;
         let (status, message) = condition(&shop, ConditionType::Valid, "InvalidSpec").await?;
@@ -121,7 +139,10 @@ async fn a_route_that_cannot_be_driven_is_waited_for() -> Result<()> {
     route["spec"]["rules"][0]["backendRefs"].as_array_mut().context("no backends")?.push(third);
     shop.apply(&route).await?;
     let (status, message) = condition(&shop, ConditionType::TrafficReady, "RouteUnsupported").await?;
-    ensure!(message.contains("spec.rules[0] has other backends beside shop-stable and shop-canary"), "{message}");
+    ensure!(
+        message.contains("spec.rules[0] has other backends beside shop-stable and shop-canary"),
+        "{message}"
+    );
     ensure!(message.contains("remove shop, or give them a rule of their own"), "{message}");
     ensure!(state(&status) == Some(StateName::Preparing), "{status:?}");
     ensure!(shop.weights().await? == [100, 0], "the route was written");
@@ -154,7 +175,10 @@ async fn the_users_service_must_have_ports_to_copy() -> Result<()> {
     for ours in ["shop-stable", "shop-canary"] {
         let spec = services.get(ours).await?.spec.context("no spec")?;
         let ports = serde_json::to_value(spec.ports)?;
-        ensure!(ports[0]["port"] == 80 && ports[0]["targetPort"] == 8080 && ports[0]["name"] == "http", "{ports}");
+        ensure!(
+            ports[0]["port"] == 80 && ports[0]["targetPort"] == 8080 && ports[0]["name"] == "http",
+            "{ports}"
+        );
         ensure!(spec.cluster_ip.is_some_and(|ip| ip != "None"), "the address is not copied");
     }
     Ok(())
@@ -176,7 +200,8 @@ async fn a_service_that_is_not_ours_is_never_touched() -> Result<()> {
         shop.apply(&object).await?;
     }
     let (_, message) = condition(&shop, ConditionType::ServicesReady, "ServiceTaken").await?;
-    let expected = "Service shop-stable exists and is not ours: delete it, or set spec.services.stable to another name";
+    let expected =
+        "Service shop-stable exists and is not ours: delete it, or set spec.services.stable to another name";
     ensure!(message == expected, "{message}");
     shop.state(StateName::Healthy, 60).await?;
     shop.release("v2", "0%").await?;
@@ -209,11 +234,17 @@ async fn a_metric_source_that_cannot_be_asked_is_named_and_waited_for() -> Resul
     shop.release("v2", "0%").await?;
 
     let (status, message) = condition(&shop, ConditionType::AnalysisReady, "SourceNotFound").await?;
-    ensure!(message.contains("MetricSource bad-source does not exist: ask an admin to create it"), "{message}");
+    ensure!(
+        message.contains("MetricSource bad-source does not exist: ask an admin to create it"),
+        "{message}"
+    );
     ensure!(status.run.is_none(), "a run began that cannot be judged");
     source(&web, "elsewhere").await?;
     let (status, message) = condition(&shop, ConditionType::AnalysisReady, "SourceNotAllowed").await?;
-    ensure!(message.contains("MetricSource bad-source does not allow this namespace: ask an admin"), "{message}");
+    ensure!(
+        message.contains("MetricSource bad-source does not allow this namespace: ask an admin"),
+        "{message}"
+    );
     ensure!(status.run.is_none(), "a run began that cannot be judged");
     source(&web, &world.namespace).await?;
     shop.step(1, StateName::Judging, 60).await?;
@@ -307,7 +338,10 @@ async fn web_page() -> Result<String> {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let page = "<!doctype html><title>Welcome</title>";
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{page}", page.len());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{page}",
+                page.len()
+            );
             let _ = stream.read(&mut [0; 4_096]).await;
             let _ = stream.write_all(answer.as_bytes()).await;
         }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex as Latch, PoisonError};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use davylamp_demo::report::Summary;
 use davylamp_tests::cluster::Cluster;
 use davylamp_tests::controller::Controller;
-use davylamp_demo::report::Summary;
 use davylamp_tests::load::{Load, answered};
 use davylamp_tests::shop::{Options, Shop};
 use kube::Client;
