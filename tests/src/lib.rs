@@ -13,9 +13,7 @@ pub mod watched;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use anyhow::{Context, Result, bail};
 
 /// The root of the checkout.
 #[must_use]
@@ -66,21 +64,4 @@ where
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-/// The body of a good answer, of another host than the address says if need be. HTTP/1.0, so that its end is the end of
-/// the connection.
-///
-/// # Errors
-/// There is none, or it is no good one.
-pub async fn get(url: &str, host: Option<&str>, path: &str) -> Result<String> {
-    let address = url.strip_prefix("http://").context("no http address")?;
-    let host = host.unwrap_or(address);
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    ensure!(head.contains(" 200 "), "{url}: {head} {body}");
-    Ok(body.to_owned())
 }

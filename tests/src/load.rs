@@ -5,11 +5,14 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use davylamp_demo::report::{Line, Progress, Summary};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::program;
+use crate::{program, until};
 
 /// Requests at a rate, until it is finished.
 #[derive(Debug)]
@@ -83,6 +86,24 @@ impl Drop for Load {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until the gateway has learnt the way to some pod: that a route is accepted says nothing of endpoints.
+///
+/// # Errors
+/// It has not within half a minute.
+pub async fn answered(gateway: &str, host: &str) -> Result<()> {
+    let address = gateway.strip_prefix("http://").context("no http address")?;
+    let request = format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    until(Duration::from_secs(30), "the gateway reaches a pod", || async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let named = format!("\n{}:", davylamp_demo::VERSION_HEADER);
+        Ok(answer.to_ascii_lowercase().contains(&named).then_some(()))
+    })
+    .await
 }
 
 /// Answers of a version by status.

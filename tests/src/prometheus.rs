@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use davylamp_api::Instant;
 use davylamp_api::run::{Cohort, DecisionRecord, MetricRecord};
 use serde_json::Value;
-
-use crate::get;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A target that was not scraped for so long starts anew: what happened meanwhile is in no increment, ms.
 const MEMORY: i64 = 5_000;
@@ -73,7 +73,7 @@ async fn count(
     let (from, until) = (from.as_millisecond(), until.as_millisecond());
     let query = format!("{selector}[{}ms]", until - from + MEMORY);
     let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
-    let answer: Value = serde_json::from_str(&get(url, None, &path).await?)?;
+    let answer: Value = serde_json::from_str(&get(url, &path).await?)?;
     let mut pods: BTreeMap<String, Vec<(bool, Points)>> = BTreeMap::new();
     for one in answer.pointer("/data/result").and_then(Value::as_array).context("no result")? {
         let label = |name: &str| one["metric"][name].as_str().unwrap_or_default();
@@ -103,7 +103,7 @@ async fn count(
 /// # Errors
 /// It does not.
 pub async fn ready(url: &str) -> Result<()> {
-    get(url, None, "/-/ready").await.map(|_| ())
+    get(url, "/-/ready").await.map(|_| ())
 }
 
 fn points(series: &Value) -> Result<Points> {
@@ -121,4 +121,16 @@ fn encoded(text: &str) -> String {
     text.bytes()
         .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
         .collect()
+}
+
+/// The body of an answer. HTTP/1.0, so that its end is the end of the connection.
+async fn get(url: &str, path: &str) -> Result<String> {
+    let host = url.strip_prefix("http://").context("no http address")?;
+    let mut stream = TcpStream::connect(host).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    ensure!(head.contains(" 200 "), "prometheus: {head} {body}");
+    Ok(body.to_owned())
 }

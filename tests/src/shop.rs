@@ -366,18 +366,6 @@ impl Shop {
         .await
     }
 
-    /// Waits until the gateway passes requests to the pods: it learns of them after the route.
-    ///
-    /// # Errors
-    /// It does not within ten seconds.
-    pub async fn served(&self, gateway: &str) -> Result<()> {
-        until(Duration::from_secs(10), "the gateway reaches the pods", || async {
-            crate::get(gateway, Some(&self.host()), "/").await.map(Some)
-        })
-        .await
-        .map(|_| ())
-    }
-
     /// Deletes the Rollout, and waits until it is gone.
     ///
     /// # Errors

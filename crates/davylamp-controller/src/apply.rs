@@ -9,8 +9,9 @@ use davylamp_api::rollout::RouteRef;
 use davylamp_api::{RolloutRunSpec, RolloutSpec};
 use davylamp_engine::observed::{Hash, Role, Template};
 use davylamp_engine::{Desired, RouteGoal};
-use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::Request;
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -317,21 +318,30 @@ impl Applier {
         let mut body = objects::replica_set(subject, spec, &spec.template.0, hash, 0, 0);
         let name = format!("{}-check", objects::revision_name(&subject.key.name, hash));
         body["metadata"]["name"] = json!(name);
-        let mut params = PatchParams::apply(MANAGER).force().dry_run();
-        params.field_validation = Some(kube::api::ValidationDirective::Strict);
-        let sets = self.api(&subject.key.namespace, &replica_sets());
-        let answer =
-            match self.call("check ReplicaSet", sets.patch(&name, &params, &Patch::Apply(&body))).await {
-                Ok(_) => Template::Accepted,
-                Err(error) => match error.status() {
-                    Some(status) if matches!(status.code, 400 | 403 | 422) => {
-                        Template::Refused(status.message.replace(&name, &subject.key.name))
-                    }
-                    _ => return Err(error.into()),
-                },
-            };
+        let answer = match self.call("check ReplicaSet", self.dry_run(&subject.key.namespace, &body)).await {
+            Ok(_) => Template::Accepted,
+            Err(error) => match error.status() {
+                Some(status) if matches!(status.code, 400 | 403 | 422) => {
+                    Template::Refused(status.message.replace(&name, &subject.key.name))
+                }
+                _ => return Err(error.into()),
+            },
+        };
         memories.update(&subject.key, &subject.uid, |m| m.template = Some((hash.clone(), answer)));
         Ok(())
+    }
+
+    /// Creates nothing, strictly. Not by server-side apply: to what is unknown in an object, that answers "internal error",
+    /// and it refuses lists which a creation takes.
+    async fn dry_run(&self, namespace: &str, body: &Value) -> Result<DynamicObject, kube::Error> {
+        let url = DynamicObject::url_path(&replica_sets(), Some(namespace));
+        let params = PostParams { dry_run: true, field_manager: Some(MANAGER.to_owned()) };
+        let body = serde_json::to_vec(body).map_err(kube::Error::SerdeError)?;
+        let mut request = Request::new(url).create(&params, body).map_err(kube::Error::BuildRequest)?;
+        // A parameter that kube knows for patches only.
+        let strict = format!("{}&fieldValidation=Strict", request.uri());
+        *request.uri_mut() = strict.parse().map_err(|error| kube::Error::HttpError(Into::into(error)))?;
+        self.client.request(request).await
     }
 
     async fn fill_replicas(&self, subject: &Subject, size: i32) -> Result<(), ApplyError> {

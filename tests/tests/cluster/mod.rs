@@ -13,4 +13,3 @@ mod routes;
 mod schema;
 mod shared;
 mod takeover;
-mod watched;

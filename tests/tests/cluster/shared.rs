@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use davylamp_demo::report::Summary;
 use davylamp_tests::cluster::Cluster;
 use davylamp_tests::controller::Controller;
-use davylamp_tests::load::Load;
+use davylamp_tests::load::{Load, answered};
 use davylamp_tests::shop::{Options, Shop};
 use kube::Client;
 use kube::api::{Api, DeleteParams};
@@ -87,10 +87,10 @@ impl World {
         Ok(Self { cluster: &shared.cluster, client, namespace: name.to_owned(), shared, _calm: calm })
     }
 
-    /// A shop whose first release is Healthy, and gets requests.
+    /// A shop whose first release is Healthy, and answers.
     pub(crate) async fn shop(&self, options: Options) -> Result<Shop> {
         let shop = Shop::open(&self.client, &self.namespace, options).await?;
-        shop.served(&self.cluster.description.gateway).await?;
+        answered(&self.cluster.description.gateway, &shop.host()).await?;
         Ok(shop)
     }
 
@@ -119,6 +119,11 @@ impl Alone {
     /// SIGKILL.
     pub(crate) fn kill_controller(&mut self) -> Result<()> {
         self.controller.take().context("no controller")?.kill()
+    }
+
+    /// SIGTERM, and a clean end.
+    pub(crate) async fn stop_controller(&mut self) -> Result<()> {
+        self.parts.controller.take().context("no controller")?.stop().await
     }
 
     /// Starts it again, and waits until it leads.
