@@ -123,7 +123,7 @@ impl Alone {
 
     /// SIGTERM, and a clean end.
     pub(crate) async fn stop_controller(&mut self) -> Result<()> {
-        self.parts.controller.take().context("no controller")?.stop().await
+        self.controller.take().context("no controller")?.stop().await
     }
 
     /// Starts it again, and waits until it leads.
