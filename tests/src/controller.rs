@@ -70,7 +70,7 @@ impl Controller {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let file = File::options().create(true).append(true).open(&log)?;
         let child = Command::new(program("davylamp-controller")?)
-            .args(["run", "--listen", &address, "--name", name, "--lease-seconds", "6"])
+            .args(["run", "--listen", &address, "--name", name, "--lease-seconds", "10"])
             .args(["--log", "info,davylamp_controller=debug"])
             .env("KUBECONFIG", &kubeconfig)
             .stdin(Stdio::null())
