@@ -87,17 +87,6 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// Runs `tests/cluster/cluster` on this cluster.
-    ///
-    /// # Errors
-    /// It says no.
-    pub fn tell(&self, words: &[&str]) -> Result<()> {
-        let status =
-            script().args(words).arg("--dir").arg(&self.description.dir).stdin(Stdio::null()).status()?;
-        ensure!(status.success(), "cluster {words:?} failed");
-        Ok(())
-    }
-
     /// The demo application, as `davylamp.test/demo-app:1`.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use davylamp_api::status::StateName::{Healthy, Judging};
 use davylamp_tests::cluster::dynamic;
+use davylamp_tests::load::answered;
 use davylamp_tests::shop::{NAME, Options, Shop};
 use davylamp_tests::until;
 use davylamp_tests::watched::Watched;
@@ -134,7 +135,7 @@ async fn a_route_that_is_deleted_and_made_again_in_mid_run_is_driven_on() -> Res
     shop.apply(&shop.route()).await?;
 
     weights_become(&shop, [8_000, 2_000]).await?;
-    shop.route_accepted().await?;
+    answered(&world.cluster.description.gateway, &shop.host()).await?;
     let load = world.load(&shop, 50)?;
     until(Duration::from_secs(20), "some of the requests reach the canary", || async {
         Ok(load.share("v2").filter(|share| *share > 0.05 && *share < 0.5))

@@ -1,14 +1,12 @@
 //! The controller itself fails, and another goes on where it was; users notice nothing.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use davylamp_api::run::RolloutRunStatus;
 use davylamp_api::status::StateName::{Finalising, Healthy, Judging, Promoting};
 use davylamp_tests::controller::Controller;
 use davylamp_tests::shop::Options;
-use davylamp_tests::until;
 use davylamp_tests::watched::Watched;
 use serde_json::json;
 
@@ -104,36 +102,4 @@ async fn one_of_two_controllers_writes_and_the_other_takes_over() -> Result<()> 
     let summary = load.finish()?;
     ensure!(summary.counts.failed == 0, "{summary:?}");
     second.stop().await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn users_notice_nothing_while_the_api_server_and_the_controller_are_away() -> Result<()> {
-    let mut world = alone("abandoned").await?;
-    let options = Options { replicas: 2, spec: by_hand::spec(&["30%"]), ..Options::default() };
-    let shop = world.shop(options).await?;
-    let load = world.load(&shop, 50)?;
-    shop.release("v2", "0%").await?;
-    shop.step(1, Judging, 60).await?;
-
-    world.stop("kube-apiserver")?;
-    world.kill_controller()?;
-    let before = load.progress().map_or(0, |p| p.total.answered);
-    let alone = until(Duration::from_secs(30), "requests are answered with nobody in charge", || async {
-        Ok(load.progress().filter(|p| p.total.answered > before + 500))
-    })
-    .await?;
-    let share = alone.interval.share("v2").unwrap_or_default();
-    ensure!(share > 0.05 && share < 0.6, "the canary gets {share}");
-    world.start("kube-apiserver")?;
-    world.start_controller().await?;
-
-    let status = shop.step(1, Judging, 30).await?;
-    ensure!(shop.weights().await? == [7_000, 3_000], "{status:?}");
-    by_hand::promote(&shop, 1).await?;
-    let status = shop.state(Healthy, 90).await?;
-    let run = shop.ended(&status.run.context("no run")?).await?;
-    ensure!(run.outcome.as_deref() == Some("Promoted"), "{run:?}");
-    let summary = load.finish()?;
-    ensure!(summary.counts.failed == 0, "{summary:?}");
-    Ok(())
 }
