@@ -118,9 +118,10 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
     let sets = caches.replica_sets_of(key, uid);
     // What an orphaning deletion lets go must not be taken back: it would be deleted with its owner.
     let deleting = subject.view.metadata.deletion_timestamp.is_some();
+    // Nor is anything made anew for a Rollout that goes; in a namespace that goes as well, nothing can be.
     for (hash, number) in &desired.revisions {
         // It is made with its ReplicaSet, and before it: the template is kept first.
-        if !sets.contains_key(hash) && desired.sizes.contains_key(hash) {
+        if !deleting && !sets.contains_key(hash) && desired.sizes.contains_key(hash) {
             effects.push(Effect::CreateRevision(hash.clone(), *number));
         }
     }
@@ -130,7 +131,8 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
                 Role::Stable => &names.stable,
                 Role::Canary => &names.canary,
             };
-            if service_differs(subject, caches, *role, name, hash) {
+            let there = caches.service(&key.namespace, name).is_some();
+            if (there || !deleting) && service_differs(subject, caches, *role, name, hash) {
                 effects.push(Effect::Service(*role, name.clone(), hash.clone()));
             }
         }
@@ -139,7 +141,7 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
     let mut down = Vec::new();
     for (hash, size) in &desired.sizes {
         match sets.get(hash) {
-            None if desired.revisions.contains_key(hash) => {
+            None if !deleting && desired.revisions.contains_key(hash) => {
                 let number = desired.revisions.get(hash).copied().unwrap_or(0);
                 effects.push(Effect::CreateReplicaSet(hash.clone(), number, *size));
             }

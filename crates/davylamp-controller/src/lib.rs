@@ -1,6 +1,6 @@
 //! Observes, decides, records and applies: the effects around `davylamp_engine::decide`.
 //!
-//! [`run`] takes a client, a clock, a metrics API and a configuration, and goes on until the lease is lost or it is
+//! [`run()`] takes a client, a clock, a metrics API and a configuration, and goes on until the lease is lost or it is
 //! told to end. Nothing here decides: what should be comes from the engine, and is repeated until it is.
 
 pub mod apply;

@@ -10,7 +10,7 @@ use kube::runtime::controller::Action;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use crate::apply::{self, Applier, ApplyError};
+use crate::apply::{self, Applier, ApplyError, Effect};
 use crate::call::CallError;
 use crate::clock::Clock;
 use crate::key::Key;
@@ -117,13 +117,7 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
         decided
     };
     want(&decided, desired.query.clone(), ctx);
-    for effect in &effects {
-        debug!(?effect, "applying");
-        ctx.applier
-            .execute(&decided, effect, &ctx.caches, &ctx.memories)
-            .await
-            .map_err(ReconcileError::Apply)?;
-    }
+    apply_all(&decided, &effects, ctx).await.map_err(ReconcileError::Apply)?;
     ctx.outbox
         .deliver(&decided, &decided.status, &ctx.caches, &ctx.memories)
         .await
@@ -137,6 +131,23 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
         return Ok(Action::requeue(Duration::ZERO));
     }
     Ok(wake.map_or_else(Action::await_change, |wake| wake_up(wake, ctx)))
+}
+
+/// One that fails does not keep the others from being done: a `ReplicaSet` that cannot be made must not delay a rollback.
+/// The first failure is told. No route is edited without the finalizer, and a server that does not answer is not asked on.
+async fn apply_all(subject: &Subject, effects: &[Effect], ctx: &Context) -> Result<(), ApplyError> {
+    let mut first = Ok(());
+    for effect in effects {
+        debug!(?effect, "applying");
+        if let Err(error) = ctx.applier.execute(subject, effect, &ctx.caches, &ctx.memories).await {
+            let stop = *effect == Effect::Finalizer(true) || error.reason() == "timeout";
+            first = first.and(Err(error));
+            if stop {
+                break;
+            }
+        }
+    }
+    first
 }
 
 fn wake_up(wake: Wake, ctx: &Context) -> Action {

@@ -55,7 +55,7 @@ pub struct Served {
     pub readiness: Readiness,
 }
 
-/// Answers until `shutdown`, and [a few seconds](LIMIT) longer to those who have asked before.
+/// Answers until `shutdown`, and a few seconds longer to those who have asked before.
 pub async fn serve(
     listener: TcpListener,
     served: Served,

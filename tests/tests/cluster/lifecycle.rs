@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use davylamp_api::k8s_openapi::api::apps::v1::ReplicaSet;
-use davylamp_api::k8s_openapi::api::core::v1::{Pod, Service};
+use davylamp_api::k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use davylamp_api::status::StateName::{Degraded, Healthy, Judging, RollingBack};
 use davylamp_tests::shop::{NAME, Options, Shop};
 use davylamp_tests::until;
@@ -66,6 +66,23 @@ async fn a_rollout_deleted_in_mid_run_takes_its_traffic_back_before_it_goes() ->
     let answer = shop.rollouts().delete(NAME, &DeleteParams::background()).await?;
     ensure!(answer.is_right(), "the deletion waits for something: {answer:?}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_deleted_in_mid_run_goes_without_waiting_for_a_deadline() -> Result<()> {
+    let world = world("deleted-as-a-whole").await?;
+    let shop = world.shop(options(&["50%"])).await?;
+    shop.release("v2", "0%").await?;
+    shop.step(1, Judging, 60).await?;
+    ensure!(!shop.rollouts().get(NAME).await?.finalizers().is_empty(), "nothing holds it back");
+
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    namespaces.delete(&world.namespace, &DeleteParams::background()).await?;
+
+    until(Duration::from_mins(1), "the namespace is gone", || async {
+        Ok(namespaces.get_opt(&world.namespace).await?.is_none().then_some(()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,7 +81,14 @@ impl World {
         mend(controller, &shared.cluster, &client).await?;
         let left = std::mem::take(&mut *shared.left.lock().unwrap_or_else(PoisonError::into_inner));
         for namespace in left {
-            Api::<Namespace>::all(client.clone()).delete(&namespace, &DeleteParams::background()).await?;
+            let namespaces: Api<Namespace> = Api::all(client.clone());
+            let deleted = namespaces.delete(&namespace, &DeleteParams::background()).await;
+            // A test may have deleted its own.
+            if let Err(error) = deleted
+                && !matches!(&error, kube::Error::Api(status) if status.is_not_found())
+            {
+                return Err(error.into());
+            }
         }
         davylamp_tests::cluster::namespace(&client, name).await?;
         Ok(Self { cluster: &shared.cluster, client, namespace: name.to_owned(), shared, _calm: calm })
@@ -134,10 +141,14 @@ impl Alone {
     }
 }
 
-/// It runs again when a test has ended it; one that ended by itself is an error of the product.
+/// It runs again when a test has ended it. That one has ended by itself is an error, once: the next test gets another.
 async fn mend(controller: &mut Option<Controller>, cluster: &Cluster, client: &Client) -> Result<()> {
-    if let Some(controller) = controller {
-        return controller.ensure_alive();
+    if let Some(running) = controller {
+        let alive = running.ensure_alive();
+        if alive.is_err() {
+            *controller = None;
+        }
+        return alive;
     }
     *controller = Some(Controller::start(cluster, client, "controller").await?);
     Ok(())

@@ -1,6 +1,6 @@
 //! From the counters of a metric source to increments: what the engine is told of the metrics of a Rollout.
 //!
-//! [`sampler`] decides when to ask, [`batch`] asks for all metrics of a Rollout at once, [`scope`] writes what is asked,
+//! [`sampler`] decides when to ask, `batch` asks for all metrics of a Rollout at once, [`scope`] writes what is asked,
 //! [`prometheus`] carries it, [`increments`] folds the answers. Nothing here decides anything about a Rollout.
 
 mod batch;
