@@ -25,15 +25,15 @@ pub(crate) fn put_back(pass: &Pass<'_>) -> bool {
     pass.now < later(began, ATTEMPT)
 }
 
-/// Counts a foreign write.
-pub(crate) fn note(pass: &mut Pass<'_>) {
+/// Counts a foreign write; true when it was one too many, and the run pauses.
+pub(crate) fn note(pass: &mut Pass<'_>) -> bool {
     if pass.state() == StateName::Paused && pass.reason() == Reason::RouteConflict {
-        return;
+        return false;
     }
-    let Some(traffic) = &pass.status.traffic else { return };
+    let Some(traffic) = &pass.status.traffic else { return false };
     let weight = traffic.desired;
     if traffic.effective != Some(weight) || traffic.restore {
-        return;
+        return false;
     }
     let foreign = traffic.originals.iter().any(|o| {
         let route = pass.observed.routes.get(&o.route);
@@ -44,7 +44,7 @@ pub(crate) fn note(pass: &mut Pass<'_>) {
         if conflicts.next.take().is_some() {
             pass.status.conflicts = Some(conflicts);
         }
-        return;
+        return false;
     }
     if conflicts.next.is_none_or(|next| next <= pass.now) {
         conflicts.count = conflicts.count.max(0).saturating_add(1);
@@ -62,6 +62,7 @@ pub(crate) fn note(pass: &mut Pass<'_>) {
         let message = explain::route_conflict(pass);
         pause(pass, Reason::RouteConflict, message);
     }
+    too_many && may_pause
 }
 
 /// 2 s, 4 s, and so on up to 64 s.

@@ -42,13 +42,10 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
     note_source(&mut pass);
     take_actions(&mut pass);
     retire_old(&mut pass);
-    for _ in 0..TRANSITIONS {
-        if !states::transition(&mut pass) {
-            break;
-        }
-        pass.at = now;
+    settle(&mut pass);
+    if conflicts::note(&mut pass) {
+        settle(&mut pass);
     }
-    conflicts::note(&mut pass);
     pass.note_pods();
     write_checkpoint(&mut pass, status);
     let desired = desired::desired(&mut pass);
@@ -58,6 +55,16 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
     bound(&mut next);
     trim_outbox(&mut next, status, observed);
     Decision { status: next, desired, wake }
+}
+
+/// Applies transitions until none applies.
+fn settle(pass: &mut Pass<'_>) {
+    for _ in 0..TRANSITIONS {
+        if !states::transition(pass) {
+            break;
+        }
+        pass.at = pass.now;
+    }
 }
 
 /// Of a Rollout whose `replicas` is absent: what there is, else 1.

@@ -140,7 +140,9 @@ fn young_pods_are_left_out_in_both_cohorts() {
     let (_, checkpoint) = fold(&plan, &opened(&plan), T0 + 120 * SECOND, &all, &pods(T0));
     // From 63 s and 67 s on.
     assert_eq!(exposure(&checkpoint), (300.0, 300.0));
-    assert!(checkpoint.young.is_empty(), "they are warm now");
+    assert_eq!(checkpoint.young.len(), 2, "the record of this step says from when they counted");
+    let (_, later) = fold(&plan, &opened(&plan), T0 + 120 * SECOND, &all, &pods(T0 - WARMUP));
+    assert!(later.young.is_empty(), "they were warm when it began");
     let (_, early) = fold(&plan, &opened(&plan), T0 + WARMUP - SECOND, &all, &pods(T0));
     assert_eq!(early.young["shop-new-1"], T0, "a restart must not forget that they are young");
 }
