@@ -48,6 +48,8 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
     }
     pass.note_pods();
     write_checkpoint(&mut pass, status);
+    // A run that began in this pass has something to note it in only now.
+    note_source(&mut pass);
     let desired = desired::desired(&mut pass);
     explain::conditions(&mut pass, status);
     let wake = wake(&mut pass);
