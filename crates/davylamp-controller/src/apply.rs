@@ -246,11 +246,11 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
     }
 }
 
-fn replica_sets() -> ApiResource {
+pub(crate) fn replica_sets() -> ApiResource {
     resource("apps", "v1", "ReplicaSet", "replicasets")
 }
 
-fn controller_revisions() -> ApiResource {
+pub(crate) fn controller_revisions() -> ApiResource {
     resource("apps", "v1", "ControllerRevision", "controllerrevisions")
 }
 

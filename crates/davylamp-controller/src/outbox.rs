@@ -15,7 +15,7 @@ use kube::core::ApiResource;
 use serde_json::json;
 use tracing::{info, warn};
 
-use crate::apply::ours;
+use crate::apply::{controller_revisions, ours, replica_sets};
 use crate::call::{CallError, counted};
 use crate::events::{Occurrence, Recorder, Type};
 use crate::memory::Memories;
@@ -219,16 +219,8 @@ impl Outbox {
             })
             .collect();
         idle.sort();
-        let sets = self
-            .api(subject, &ApiResource { kind: "ReplicaSet".into(), plural: "replicasets".into(), ..apps() });
-        let revisions = self.api(
-            subject,
-            &ApiResource {
-                kind: "ControllerRevision".into(),
-                plural: "controllerrevisions".into(),
-                ..apps()
-            },
-        );
+        let sets = self.api(subject, &replica_sets());
+        let revisions = self.api(subject, &controller_revisions());
         for (_, hash) in idle.iter().skip(keep) {
             let name = crate::objects::revision_name(&subject.key.name, hash);
             info!(revision = hash, "an old revision is beyond revisionHistoryLimit");
@@ -260,16 +252,6 @@ impl Outbox {
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, CallError> {
         counted(&self.telemetry, self.limit, what, call).await
-    }
-}
-
-fn apps() -> ApiResource {
-    ApiResource {
-        group: "apps".into(),
-        version: "v1".into(),
-        api_version: "apps/v1".into(),
-        kind: String::new(),
-        plural: String::new(),
     }
 }
 
