@@ -81,11 +81,6 @@ async fn one_of_two_controllers_writes_and_the_other_takes_over() -> Result<()> 
     let load = world.load(&shop, 50)?;
     shop.release("v2", "0%").await?;
     shop.step(1, Judging, 60).await?;
-    let writers: BTreeSet<_> =
-        audit.of_the_controller()?.iter().filter(|r| r.writes()).map(|r| r.token().to_owned()).collect();
-    ensure!(writers.len() == 1, "one controller writes: {writers:?}");
-
-    let audit = Audit::begin(world.cluster)?;
     world.kill_controller()?;
     second.wait_until_it_leads().await?;
     by_hand::promote(&shop, 1).await?;
@@ -96,9 +91,11 @@ async fn one_of_two_controllers_writes_and_the_other_takes_over() -> Result<()> 
     let run = shop.ended(&status.run.context("no run")?).await?;
     let weights = [[100, 0], [10_000, 0], [8_000, 2_000], [5_000, 5_000], [0, 10_000], [100, 0]];
     ensure_once(&route, &run, &weights)?;
-    let heirs: BTreeSet<_> =
+    // Each wrote in its own time: an answer to the one that was killed may still have been under way.
+    let mut writers: Vec<_> =
         audit.of_the_controller()?.iter().filter(|r| r.writes()).map(|r| r.token().to_owned()).collect();
-    ensure!(heirs.len() == 1 && heirs.is_disjoint(&writers), "{heirs:?} after {writers:?}");
+    writers.dedup();
+    ensure!(writers.len() == 2, "one writes, then the other: {writers:?}");
     let summary = load.finish()?;
     ensure!(summary.counts.failed == 0, "{summary:?}");
     second.stop().await
