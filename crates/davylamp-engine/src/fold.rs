@@ -559,10 +559,10 @@ impl MetricFold {
         let seconds = block as f64 / 1_000.0;
         let event = kept
             .and_then(|k| BASE64.decode(&k.event).ok())
-            .and_then(|bytes| EventProcess::from_bytes(plan.tolerated, seconds, plan.floor, &bytes).ok());
-        let safe = kept.and_then(|k| BASE64.decode(k.safe.as_ref()?).ok()).and_then(|bytes| {
-            NonInferiority::from_bytes(margin, plan.floor.map(|f| (f, next_weight)), &bytes).ok()
-        });
+            .and_then(|bytes| event_process(plan, seconds).restore(&bytes).ok());
+        let safe = kept
+            .and_then(|k| BASE64.decode(k.safe.as_ref()?).ok())
+            .and_then(|bytes| non_inferiority(plan, margin, next_weight).restore(&bytes).ok());
         Self {
             event: event.unwrap_or_else(|| event_process(plan, seconds)),
             safe: safe.unwrap_or_else(|| non_inferiority(plan, margin, next_weight)),

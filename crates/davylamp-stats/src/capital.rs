@@ -66,9 +66,6 @@ pub struct Capital<const J: usize> {
 }
 
 impl<const J: usize> Capital<J> {
-    /// The saved numbers: shares, reserve, wealth, factors.
-    pub(crate) const BYTES: usize = (2 * J + 2) * 8;
-
     /// Puts the share `first` of a capital of 1 on the alternatives, in the proportions of `prior`, and keeps
     /// the rest in reserve. An alternative with prior 0 takes no part.
     pub fn new(prior: [f64; J], first: f64) -> Result<Self, Error> {

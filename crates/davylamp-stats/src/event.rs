@@ -30,6 +30,7 @@
 //! differ by themselves: then the tolerance has to be widened first.
 
 use crate::bernoulli::Bernoulli;
+use crate::blocks::{Blocks, Restarts};
 use crate::state::{Reader, Writer};
 use crate::{Capital, Counts, Error};
 
@@ -82,9 +83,6 @@ pub(crate) const LARGEST_CLIP: f64 = std::f64::consts::LN_10;
 
 /// The clip of a block is not below this.
 const SMALLEST_CLIP: f64 = 0.5;
-
-/// Seconds after which the hazard of a restart has halved.
-const RESTART_SECONDS: f64 = 900.0;
 
 /// The log factor of one round for one alternative: the ratio is `r·ρ₀` rather than at most `ρ₀`.
 ///
@@ -160,36 +158,43 @@ fn canary_share(rho0: f64, counts: &Counts) -> f64 {
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventProcess {
     rho0: f64,
-    block_seconds: f64,
-    capital: Capital<RATIOS>,
+    /// The largest clip: `ln 10`, or what history has shown a cluster to be.
+    largest_clip: f64,
+    blocks: Blocks<RATIOS>,
     floor: Option<Floor>,
-    /// Blocks opened since the beginning, the open one included.
-    blocks: u32,
-    open: bool,
     /// Exposure of the open block.
     n_canary: f64,
     n_baseline: f64,
 }
 
 impl EventProcess {
-    const BYTES: usize = 1 + 1 + 4 + 8 + 8 + Capital::<RATIOS>::BYTES;
-
     /// A process without evidence. `rho0` is the tolerated ratio, `block_seconds` the nominal length of a
     /// block, `floor` the rate up to which the canary is never worse, below one half.
     pub fn new(rho0: f64, block_seconds: f64, floor: Option<f64>) -> Result<Self, Error> {
         Error::unless_ratio("rho0", rho0)?;
-        let ok = block_seconds > 0.0 && block_seconds.is_finite();
-        Error::unless(ok, "block_seconds", block_seconds, "a finite number above 0")?;
         Ok(Self {
             rho0,
-            block_seconds,
-            capital: Capital::new(UNIFORM, 0.5)?,
+            largest_clip: LARGEST_CLIP,
+            blocks: Blocks::new(UNIFORM, block_seconds, Restarts::Fading)?,
             floor: floor.map(Floor::new).transpose()?,
-            blocks: 0,
-            open: false,
             n_canary: 0.0,
             n_baseline: 0.0,
         })
+    }
+
+    /// Caps the log factors of each block at `largest`, above 0, instead of at `ln 10`:
+    /// [`calibrate`](crate::calibration) says at what.
+    pub fn with_clip(self, largest: f64) -> Result<Self, Error> {
+        Error::unless(largest > 0.0 && largest.is_finite(), "largest", largest, "a finite number above 0")?;
+        Ok(Self { largest_clip: largest, ..self })
+    }
+
+    /// Changes the tolerated ratio: the open block is closed, and the next one tests this one.
+    pub fn tolerate(&mut self, rho0: f64) -> Result<(), Error> {
+        Error::unless_ratio("rho0", rho0)?;
+        self.close_block();
+        self.rho0 = rho0;
+        Ok(())
     }
 
     /// Takes one round. With `new_block` it is the first of a block: the open one is closed before. Without
@@ -199,104 +204,74 @@ impl EventProcess {
         if new_block {
             self.close_block();
         }
-        if !self.open {
-            self.capital.restart(self.hazard(self.blocks));
-            self.blocks = self.blocks.saturating_add(1);
-            self.open = true;
-        }
+        self.blocks.open();
         self.n_canary += counts.n_canary;
         self.n_baseline += counts.n_baseline;
         if let Some(floor) = &mut self.floor {
             floor.add(counts)?;
         }
-        self.capital.add(&log_factors(self.rho0, counts))
+        self.blocks.add(&log_factors(self.rho0, counts))
     }
 
     /// Closes the open block, if any, because the traffic weight or a cohort changes.
     pub fn close_block(&mut self) {
-        if !self.open {
-            return;
+        if let Some(hazard) = self.blocks.close(self.cap()) {
+            if let Some(floor) = &mut self.floor {
+                floor.close(hazard);
+            }
+            self.n_canary = 0.0;
+            self.n_baseline = 0.0;
         }
-        self.capital.close(self.cap());
-        let hazard = self.hazard(self.blocks - 1);
-        if let Some(floor) = &mut self.floor {
-            floor.close(hazard);
-        }
-        self.open = false;
-        self.n_canary = 0.0;
-        self.n_baseline = 0.0;
     }
 
     /// The logarithm of the evidence against the null, with the open block.
     #[must_use]
     pub fn log_e(&self) -> f64 {
-        self.capital.log_e(self.cap())
+        self.blocks.log_e(self.cap())
     }
 
     /// The state, without the parameters: 230 bytes, 342 with a floor.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let Self { rho0: _, block_seconds: _, capital, floor, blocks, open, n_canary, n_baseline } = self;
-        let mut writer = Writer::new(Self::BYTES + Floor::BYTES);
-        writer.flag(*open);
-        writer.integer(*blocks);
+        let Self { rho0: _, largest_clip: _, blocks, floor, n_canary, n_baseline } = self;
+        let mut writer = Writer::new();
+        blocks.write(&mut writer);
         writer.numbers(&[*n_canary, *n_baseline]);
-        capital.write(&mut writer);
         if let Some(floor) = floor {
             floor.capital.write(&mut writer);
         }
         writer.finish()
     }
 
-    /// A process with these parameters and a saved state; it continues to the bit like the one that was saved
-    /// if the parameters are the same. Another `rho0` or another floor applies from the next round on.
-    pub fn from_bytes(
-        rho0: f64,
-        block_seconds: f64,
-        floor: Option<f64>,
-        bytes: &[u8],
-    ) -> Result<Self, Error> {
-        let new = Self::new(rho0, block_seconds, floor)?;
-        let length = Self::BYTES + new.floor.as_ref().map_or(0, |_| Floor::BYTES);
-        let mut reader = Reader::new(bytes, length)?;
-        let open = reader.flag("open")?;
-        let blocks = reader.integer()?;
-        if open && blocks == 0 {
-            return Err(Error::StateField {
-                field: "blocks",
-                value: 0.0,
-                expected: "1 or more with an open block",
-            });
-        }
-        Ok(Self {
-            open,
-            blocks,
+    /// This process, whose parameters count, with the saved state of another: it continues to the bit like
+    /// the one that was saved if the parameters are the same. Another `rho0` or another floor applies from
+    /// the next round on.
+    pub fn restore(self, bytes: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(bytes)?;
+        let restored = Self {
+            blocks: self.blocks.read(&mut reader)?,
             n_canary: reader.exposure("n_canary")?,
             n_baseline: reader.exposure("n_baseline")?,
-            capital: new.capital.read(&mut reader)?,
-            floor: new.floor.map(|floor| floor.read(&mut reader)).transpose()?,
-            ..new
-        })
-    }
-
-    /// The share of the reserve that is put to work in the block that has `before` blocks before it.
-    fn hazard(&self, before: u32) -> f64 {
-        self.block_seconds / (RESTART_SECONDS + self.block_seconds * f64::from(before))
+            floor: self.floor.map(|floor| floor.read(&mut reader)).transpose()?,
+            ..self
+        };
+        reader.finish()?;
+        Ok(restored)
     }
 
     /// What the open block's log factors are capped at.
     fn cap(&self) -> f64 {
-        let clip = clip(self.rho0, self.n_canary, self.n_baseline);
+        let clip = clip(self.rho0, self.n_canary, self.n_baseline, self.largest_clip);
         self.floor.as_ref().map_or(clip, |floor| clip.min(floor.log_gain()))
     }
 }
 
 /// What one cluster of events that all hit the canary can contribute at most: `ln(1/q₀)` within limits.
-fn clip(rho0: f64, n_canary: f64, n_baseline: f64) -> f64 {
+fn clip(rho0: f64, n_canary: f64, n_baseline: f64, largest: f64) -> f64 {
     if n_canary > 0.0 {
-        libm::log1p(n_baseline / n_canary / rho0).clamp(SMALLEST_CLIP, LARGEST_CLIP)
+        libm::log1p(n_baseline / n_canary / rho0).max(SMALLEST_CLIP).min(largest)
     } else {
-        LARGEST_CLIP
+        largest
     }
 }
 
@@ -308,8 +283,6 @@ struct Floor {
 }
 
 impl Floor {
-    const BYTES: usize = Capital::<6>::BYTES;
-
     fn new(floor: f64) -> Result<Self, Error> {
         Error::unless(floor > 0.0 && floor < 0.5, "floor", floor, "a rate above 0 and below 0.5")?;
         let rate = Bernoulli::new(floor, FLOOR_GRID.map(|multiple| multiple * floor));
@@ -350,12 +323,12 @@ mod tests {
     #[test]
     fn the_clip_is_what_one_cluster_contributes_within_limits() {
         // 10 % of the traffic: q₀ = 1.1/(1.1 + 9).
-        assert!((clip(1.1, 100.0, 900.0) - libm::log(10.1 / 1.1)).abs() < 1e-12);
+        assert!((clip(1.1, 100.0, 900.0, LARGEST_CLIP) - libm::log(10.1 / 1.1)).abs() < 1e-12);
         // 5 % would allow ln 18, 90 % only ln 1.1.
-        assert!(clip(1.1, 50.0, 950.0) >= LARGEST_CLIP);
-        assert!(clip(1.1, 900.0, 100.0) <= SMALLEST_CLIP);
-        assert!(clip(1.1, 0.0, 900.0) >= LARGEST_CLIP);
-        assert!(clip(1.1, 900.0, 0.0) <= SMALLEST_CLIP);
-        assert!(clip(1.1, 0.0, 0.0) >= LARGEST_CLIP);
+        assert!(clip(1.1, 50.0, 950.0, LARGEST_CLIP) >= LARGEST_CLIP);
+        assert!(clip(1.1, 900.0, 100.0, LARGEST_CLIP) <= SMALLEST_CLIP);
+        assert!(clip(1.1, 0.0, 900.0, LARGEST_CLIP) >= LARGEST_CLIP);
+        assert!(clip(1.1, 900.0, 0.0, LARGEST_CLIP) <= SMALLEST_CLIP);
+        assert!(clip(1.1, 0.0, 0.0, LARGEST_CLIP) >= LARGEST_CLIP);
     }
 }

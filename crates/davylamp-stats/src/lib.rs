@@ -22,6 +22,7 @@
 //! cohort only, leaves the evidence about a ratio unchanged to the bit.
 
 mod bernoulli;
+mod blocks;
 pub mod capital;
 pub mod combine;
 pub mod counter;

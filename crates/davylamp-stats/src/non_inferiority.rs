@@ -57,8 +57,6 @@ pub struct NonInferiority {
 }
 
 impl NonInferiority {
-    const BYTES: usize = 1 + Capital::<RATIOS>::BYTES;
-
     /// A process without evidence. `margin` is the ratio `m` to be ruled out; `absolute` the tolerated rate
     /// `δ`, above 0 and below 1, and the traffic weight of the next step, above 0 and up to 1 (1 at the last
     /// step).
@@ -116,7 +114,7 @@ impl NonInferiority {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let Self { margin: _, ratio, absolute } = self;
-        let mut writer = Writer::new(Self::BYTES + Absolute::BYTES);
+        let mut writer = Writer::new();
         ratio.write(&mut writer);
         if let Some(absolute) = absolute {
             absolute.capital.write(&mut writer);
@@ -124,17 +122,17 @@ impl NonInferiority {
         writer.finish()
     }
 
-    /// A process with these parameters and a saved state; it continues to the bit like the one that was saved
-    /// if the parameters are the same.
-    pub fn from_bytes(margin: f64, absolute: Option<(f64, f64)>, bytes: &[u8]) -> Result<Self, Error> {
-        let new = Self::new(margin, absolute)?;
-        let length = Self::BYTES + new.absolute.as_ref().map_or(0, |_| Absolute::BYTES);
-        let mut reader = Reader::new(bytes, length)?;
-        Ok(Self {
-            margin,
-            ratio: new.ratio.read(&mut reader)?,
-            absolute: new.absolute.map(|absolute| absolute.read(&mut reader)).transpose()?,
-        })
+    /// This process, whose parameters count, with the saved state of another: it continues to the bit like
+    /// the one that was saved if the parameters are the same.
+    pub fn restore(self, bytes: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(bytes)?;
+        let restored = Self {
+            margin: self.margin,
+            ratio: self.ratio.read(&mut reader)?,
+            absolute: self.absolute.map(|absolute| absolute.read(&mut reader)).transpose()?,
+        };
+        reader.finish()?;
+        Ok(restored)
     }
 }
 
@@ -146,8 +144,6 @@ struct Absolute {
 }
 
 impl Absolute {
-    const BYTES: usize = Capital::<6>::BYTES;
-
     fn new(delta: f64, next_weight: f64) -> Result<Self, Error> {
         Error::unless(delta > 0.0 && delta < 1.0, "delta", delta, "a rate above 0 and below 1")?;
         let ok = next_weight > 0.0 && next_weight <= 1.0;

@@ -18,10 +18,8 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(length: usize) -> Self {
-        let mut bytes = Vec::with_capacity(length);
-        bytes.push(VERSION);
-        Self { bytes }
+    pub(crate) fn new() -> Self {
+        Self { bytes: vec![VERSION] }
     }
 
     pub(crate) fn flag(&mut self, value: bool) {
@@ -44,21 +42,29 @@ impl Writer {
 /// Reads the numbers of a process back and refuses those that no process writes.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
-    rest: &'a [u8],
+    bytes: &'a [u8],
+    position: usize,
 }
 
 impl<'a> Reader<'a> {
-    /// Checks the version and the length, so that the reads that follow cannot run out of bytes.
-    pub(crate) fn new(bytes: &'a [u8], expected: usize) -> Result<Self, Error> {
-        let length = Error::StateLength { found: bytes.len(), expected };
-        let Some((&version, rest)) = bytes.split_first() else { return Err(length) };
-        if version != VERSION {
-            return Err(Error::StateVersion { found: version, expected: VERSION });
+    /// Checks the version.
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, Error> {
+        let mut reader = Self { bytes, position: 0 };
+        let [version] = reader.take()?;
+        if version == VERSION {
+            Ok(reader)
+        } else {
+            Err(Error::StateVersion { found: version, expected: VERSION })
         }
-        if bytes.len() != expected {
-            return Err(length);
+    }
+
+    /// Refuses bytes that are left over.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        if self.position == self.bytes.len() {
+            Ok(())
+        } else {
+            Err(Error::StateLength { found: self.bytes.len(), expected: self.position })
         }
-        Ok(Self { rest })
     }
 
     pub(crate) fn flag(&mut self, field: &'static str) -> Result<bool, Error> {
@@ -105,12 +111,13 @@ impl<'a> Reader<'a> {
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        match self.rest.split_first_chunk::<N>() {
-            Some((head, rest)) => {
-                self.rest = rest;
-                Ok(*head)
+        let end = self.position + N;
+        match self.bytes.get(self.position..end).and_then(|bytes| bytes.try_into().ok()) {
+            Some(bytes) => {
+                self.position = end;
+                Ok(bytes)
             }
-            None => Err(Error::StateLength { found: self.rest.len(), expected: N }),
+            None => Err(Error::StateLength { found: self.bytes.len(), expected: end }),
         }
     }
 }
