@@ -19,7 +19,8 @@
 //! | Is it one odd pod? How much do pods differ by themselves? | [`rank_guard`], [`pearson_dispersion`] |
 //!
 //! Every test is a factor per kind of metric, with expectation at most 1 under its null hypothesis, and one
-//! [`Capital`] that bets on it.
+//! [`Capital`] that bets on it; only [`pods_t_test`] is a test in the old sense, at looks that are fixed
+//! beforehand.
 //!
 //! **Invariants.** The same input gives the same bits on every platform: logarithms and exponentials come
 //! from `libm` only. No input leads to a panic, a result that is not a number or an infinite one; what cannot

@@ -133,7 +133,7 @@ impl PodsTest {
     /// What the canary is below with the confidence `1 − beta`, `beta` up to one half. For a level this is the
     /// ratio of the canary's to the baseline's, to be compared with 1 and the margin. For a growth it is the
     /// difference, in the unit of the gauge: a healthy baseline does not grow, and a ratio to nothing has no
-    /// bound.
+    /// bound. Infinity if so few pods vary so much that there is none.
     pub fn upper_bound(&self, beta: f64) -> Result<f64, Error> {
         let bound = self.difference + t_critical(beta, self.df)? * self.standard_error;
         Ok(match self.gauge {
