@@ -102,6 +102,17 @@ impl<const J: usize> Capital<J> {
         Ok(())
     }
 
+    /// Replaces the open block's factor of each alternative, which is known as a whole only.
+    pub(crate) fn replace(&mut self, log_factors: &[f64; J]) -> Result<(), Error> {
+        let before = std::mem::replace(&mut self.factor, [0.0; J]);
+        self.add(log_factors).inspect_err(|_| self.factor = before)
+    }
+
+    /// The logarithm of the capital at the start of the open block.
+    pub(crate) fn log_e_before(&self) -> f64 {
+        self.wealth
+    }
+
     /// The logarithm of the capital, with the open block's log factors capped at `cap` (infinity: no cap).
     #[must_use]
     pub fn log_e(&self, cap: f64) -> f64 {
@@ -211,7 +222,7 @@ pub(crate) fn log_sum_exp(terms: &[f64], rest: f64) -> f64 {
 }
 
 /// `ln(exp(a) + exp(b))`.
-fn log_add(a: f64, b: f64) -> f64 {
+pub(crate) fn log_add(a: f64, b: f64) -> f64 {
     let (larger, smaller) = if a >= b { (a, b) } else { (b, a) };
     if smaller == f64::NEG_INFINITY { larger } else { larger + libm::log1p(libm::exp(smaller - larger)) }
 }
