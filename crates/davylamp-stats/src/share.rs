@@ -154,10 +154,10 @@ impl ShareProcess {
         let restored = Self {
             blocks: self.blocks.read(&mut reader)?,
             sums: Counts {
-                x_canary: reader.exposure("x_canary")?,
-                x_baseline: reader.exposure("x_baseline")?,
-                n_canary: reader.exposure("n_canary")?,
-                n_baseline: reader.exposure("n_baseline")?,
+                x_canary: reader.not_negative("x_canary")?,
+                x_baseline: reader.not_negative("x_baseline")?,
+                n_canary: reader.not_negative("n_canary")?,
+                n_baseline: reader.not_negative("n_baseline")?,
             },
             ..self
         };
