@@ -2,9 +2,6 @@
 
 use crate::Error;
 
-/// Above this a floating point counter no longer counts every event.
-const LARGEST: f64 = 9_007_199_254_740_992.0;
-
 /// Events `x` and exposure `n` of the canary and of the baseline, of one round or one block.
 ///
 /// Exposure is usually requests; any unit will do that is the same for both cohorts (pod-seconds, traffic
@@ -49,7 +46,7 @@ impl Counts {
             ("n_baseline", n_baseline),
         ];
         for (name, value) in fields {
-            Error::unless((0.0..=LARGEST).contains(&value), name, value, "a number from 0 to 2^53")?;
+            Error::unless_count(name, value)?;
         }
         Ok(())
     }

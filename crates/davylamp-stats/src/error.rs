@@ -1,5 +1,8 @@
 //! The errors of this crate: an argument or a saved state that cannot be used, named.
 
+/// Above this a floating point counter no longer counts every event.
+const LARGEST: f64 = 9_007_199_254_740_992.0;
+
 /// Why a function of this crate refused its input. Nothing is changed by a call that returns one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -20,6 +23,16 @@ pub enum Error {
         log_e: usize,
         /// The number of weights.
         weights: usize,
+    },
+    /// A list does not have the length of what it belongs to.
+    #[error("{name} has {found} entries, expected {expected}")]
+    Length {
+        /// The list.
+        name: &'static str,
+        /// The number of its entries.
+        found: usize,
+        /// How many it may have.
+        expected: usize,
     },
     /// A saved state is too short or too long for the process it is restored into.
     #[error("the saved state has {found} bytes, expected {expected}")]
@@ -58,6 +71,16 @@ impl Error {
         expected: &'static str,
     ) -> Result<(), Self> {
         if ok { Ok(()) } else { Err(Self::Argument { name, value, expected }) }
+    }
+
+    /// The error that names the list, unless it is as long as expected.
+    pub(crate) fn unless_length(name: &'static str, found: usize, expected: usize) -> Result<(), Self> {
+        if found == expected { Ok(()) } else { Err(Self::Length { name, found, expected }) }
+    }
+
+    /// The error that names the argument, unless it is a number of events or an exposure.
+    pub(crate) fn unless_count(name: &'static str, value: f64) -> Result<(), Self> {
+        Self::unless((0.0..=LARGEST).contains(&value), name, value, "a number from 0 to 2^53")
     }
 
     /// The error that names the argument, unless it is a ratio that can be computed with.

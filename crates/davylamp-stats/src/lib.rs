@@ -7,11 +7,14 @@
 //!
 //! | Question | Answer |
 //! |---|---|
-//! | Is the canary worse than tolerated? | [`EventProcess`] |
+//! | Is the canary worse than tolerated? | [`EventProcess`], [`ScoreProcess`] for a distribution |
 //! | Is it shown not to be too bad for the next step? | [`NonInferiority`] |
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
-//! | What happened between two scrapes? | [`counter_increment`] |
+//! | Which quantile moved? | [`slower_tail`] |
+//! | What happened between two scrapes? | [`counter_increment`], [`histogram_increment`] |
+//! | Which buckets have two versions in common? | [`Layout`] |
+//! | What lies above a boundary? | [`counts_above`], [`tail_boundary`], [`limit_boundary`] |
 //!
 //! Every test is a factor per kind of metric, with expectation at most 1 under its null hypothesis, and one
 //! [`Capital`] that bets on it.
@@ -29,9 +32,14 @@ pub mod counter;
 mod counts;
 mod error;
 pub mod event;
+pub mod histogram;
 pub mod interval;
 pub mod non_inferiority;
+mod normal;
+pub mod score;
+pub mod shift;
 mod state;
+pub mod tail;
 
 pub use capital::Capital;
 pub use combine::{attribution, combine_log_e};
@@ -39,5 +47,9 @@ pub use counter::{counter_increment, counter_increments};
 pub use counts::Counts;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
+pub use histogram::{Bucket, Layout, classic_buckets, histogram_increment, histogram_quantile};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
+pub use score::{ScoreProcess, Scores, score_log_factor, scores};
+pub use shift::shift_histogram;
+pub use tail::{Tail, counts_above, limit_boundary, slower_tail, tail_boundary};

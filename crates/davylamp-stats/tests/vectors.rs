@@ -6,15 +6,14 @@
 
 use davylamp_stats::{
     Capital, Counts, EventProcess, NonInferiority, RATIO_GRID, combine_log_e, counter_increments,
-    event_log_factor, rr_confidence_sequence,
+    event_log_factor, histogram_quantile, rr_confidence_sequence, score_log_factor, scores, shift_histogram,
 };
 use serde_json::{Value, json};
 
 /// The functions that are still to be written.
-const LATER: [&str; 18] = [
+const LATER: [&str; 14] = [
     "bernoulli_ripr_diff",
     "bernoulli_ripr_rr",
-    "histogram_quantile",
     "hyper_tilt_log_e",
     "info_rate",
     "pearson_dispersion",
@@ -23,11 +22,8 @@ const LATER: [&str; 18] = [
     "pods_t_test",
     "rank_tilt_log_e",
     "ranksum_p_upper",
-    "score_tilt_log_e",
-    "scores",
     "share_log_e",
     "share_log_e_grid",
-    "shift_histogram",
     "slo_log_e",
     "traffic_split",
 ];
@@ -124,6 +120,33 @@ fn compute(function: &str, inputs: &Value) -> Option<Value> {
             let samples = inputs["samples"].as_array().expect("a list of samples");
             let increments = counter_increments(&samples.iter().map(Value::as_f64).collect::<Vec<_>>());
             json!({ "increments": increments, "total": increments.iter().sum::<f64>() })
+        }
+        "histogram_quantile" => {
+            let (le, cumulative) = (numbers(&inputs["le"]), numbers(&inputs["cumulative"]));
+            json!(histogram_quantile(number(&inputs["phi"]), &le, &cumulative).unwrap())
+        }
+        "score_tilt_log_e" => {
+            let [canary, baseline, scores] =
+                ["hist_canary", "hist_baseline", "scores"].map(|field| numbers(&inputs[field]));
+            json!(score_log_factor(&canary, &baseline, &scores, number(&inputs["theta"])).unwrap())
+        }
+        "scores" => {
+            let scores = scores(&numbers(&inputs["pooled"])).unwrap();
+            let tail = |first: usize| -> Vec<f64> {
+                (0..scores.savage.len()).map(|bucket| if bucket >= first { 1.0 } else { 0.0 }).collect()
+            };
+            let [tail_85, tail_98, tail_99_8] = scores.tails.map(tail);
+            json!({
+                "van_der_waerden": scores.van_der_waerden,
+                "savage": scores.savage,
+                "tail_85": tail_85,
+                "tail_98": tail_98,
+                "tail_99_8": tail_99_8,
+            })
+        }
+        "shift_histogram" => {
+            let [bounds, canary, pooled] = ["le", "canary", "pooled"].map(|field| numbers(&inputs[field]));
+            json!(shift_histogram(&bounds, &canary, &pooled, number(&inputs["tolerance"])).unwrap())
         }
         _ => return None,
     })
@@ -236,8 +259,12 @@ fn numbers(value: &Value) -> Vec<f64> {
     }
 }
 
+/// The bound of a last bucket is a text.
 fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
+    match value.as_str() {
+        Some("inf" | "+Inf") => f64::INFINITY,
+        _ => value.as_f64().unwrap_or_else(|| panic!("{value} is not a number")),
+    }
 }
 
 fn text(value: &Value) -> &str {
