@@ -7,7 +7,7 @@
 //!
 //! | Question | Answer |
 //! |---|---|
-//! | Is the canary worse than tolerated? | [`EventProcess`] |
+//! | Is the canary worse than tolerated? | [`EventProcess`], [`ScoreProcess`] for a distribution |
 //! | Does a request of the canary cost more than tolerated? | [`ShareProcess`] |
 //! | Are its pods fuller, or growing faster? | [`pods_t_test`], [`RankProcess`] |
 //! | Is an objective violated or met, whatever the baseline does? | [`SloProcess`] |
@@ -15,7 +15,10 @@
 //! | Is it shown not to be too bad for the next step? | [`NonInferiority`] |
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
-//! | What happened between two scrapes? | [`counter_increment`] |
+//! | Which quantile moved? | [`slower_tail`] |
+//! | What happened between two scrapes? | [`counter_increment`], [`histogram_increment`] |
+//! | Which buckets have two versions in common? | [`Layout`] |
+//! | What lies above a boundary? | [`counts_above`], [`tail_boundary`], [`limit_boundary`] |
 //! | Is it one odd pod? How much do pods differ by themselves? | [`rank_guard`], [`pearson_dispersion`] |
 //!
 //! Every test is a factor per kind of metric, with expectation at most 1 under its null hypothesis, and one
@@ -36,14 +39,19 @@ mod counts;
 pub mod dispersion;
 mod error;
 pub mod event;
+pub mod histogram;
 pub mod interval;
 pub mod non_inferiority;
+mod normal;
 pub mod pods;
 pub mod ranks;
+pub mod score;
 pub mod share;
+pub mod shift;
 pub mod slo;
 mod state;
 mod student;
+pub mod tail;
 pub mod traffic_split;
 
 pub use capital::Capital;
@@ -53,12 +61,16 @@ pub use counts::Counts;
 pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
+pub use histogram::{Bucket, Layout, classic_buckets, histogram_increment, histogram_quantile};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
 pub use pods::{Gauge, PodsTest, pods_looks, pods_t_test, t_critical};
 pub use ranks::{
     RankProcess, RankTilt, mid_ranks, rank_guard, rank_tilt_log_e, ranksum_p_upper, smallest_rank_p,
 };
+pub use score::{ScoreProcess, Scores, score_log_factor, scores};
 pub use share::{SHARE_GRID, ShareProcess, share_log_e};
+pub use shift::shift_histogram;
 pub use slo::{SloProcess, slo_log_e};
+pub use tail::{Tail, counts_above, limit_boundary, slower_tail, tail_boundary};
 pub use traffic_split::TrafficSplit;

@@ -6,23 +6,20 @@
 
 use davylamp_stats::{
     Capital, Counts, EventProcess, Gauge, NonInferiority, RATIO_GRID, SHARE_GRID, TrafficSplit,
-    combine_log_e, counter_increments, event_log_factor, mid_ranks, pearson_dispersion, pods_t_test,
-    rank_tilt_log_e, ranksum_p_upper, rr_confidence_sequence, share_log_e, slo_log_e, t_critical,
+    combine_log_e, counter_increments, event_log_factor, histogram_quantile, mid_ranks, pearson_dispersion,
+    pods_t_test, rank_tilt_log_e, ranksum_p_upper, rr_confidence_sequence, score_log_factor, scores,
+    share_log_e, shift_histogram, slo_log_e, t_critical,
 };
 use serde_json::{Value, json};
 
 /// The functions that are still to be written.
-const LATER: [&str; 10] = [
+const LATER: [&str; 6] = [
     "bernoulli_ripr_diff",
     "bernoulli_ripr_rr",
-    "histogram_quantile",
     "hyper_tilt_log_e",
     "info_rate",
     "planner",
     "pod_effect_margin",
-    "score_tilt_log_e",
-    "scores",
-    "shift_histogram",
 ];
 
 #[test]
@@ -138,6 +135,33 @@ fn compute(function: &str, inputs: &Value) -> Option<Value> {
             let samples = inputs["samples"].as_array().expect("a list of samples");
             let increments = counter_increments(&samples.iter().map(Value::as_f64).collect::<Vec<_>>());
             json!({ "increments": increments, "total": increments.iter().sum::<f64>() })
+        }
+        "histogram_quantile" => {
+            let (le, cumulative) = (numbers(&inputs["le"]), numbers(&inputs["cumulative"]));
+            json!(histogram_quantile(number(&inputs["phi"]), &le, &cumulative).unwrap())
+        }
+        "score_tilt_log_e" => {
+            let [canary, baseline, scores] =
+                ["hist_canary", "hist_baseline", "scores"].map(|field| numbers(&inputs[field]));
+            json!(score_log_factor(&canary, &baseline, &scores, number(&inputs["theta"])).unwrap())
+        }
+        "scores" => {
+            let scores = scores(&numbers(&inputs["pooled"])).unwrap();
+            let tail = |first: usize| -> Vec<f64> {
+                (0..scores.savage.len()).map(|bucket| if bucket >= first { 1.0 } else { 0.0 }).collect()
+            };
+            let [tail_85, tail_98, tail_99_8] = scores.tails.map(tail);
+            json!({
+                "van_der_waerden": scores.van_der_waerden,
+                "savage": scores.savage,
+                "tail_85": tail_85,
+                "tail_98": tail_98,
+                "tail_99_8": tail_99_8,
+            })
+        }
+        "shift_histogram" => {
+            let [bounds, canary, pooled] = ["le", "canary", "pooled"].map(|field| numbers(&inputs[field]));
+            json!(shift_histogram(&bounds, &canary, &pooled, number(&inputs["tolerance"])).unwrap())
         }
         _ => return None,
     })
@@ -324,8 +348,12 @@ fn rows(value: &Value) -> Vec<Vec<f64>> {
     value.as_array().expect("a list of lists").iter().map(numbers).collect()
 }
 
+/// The bound of a last bucket is a text.
 fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
+    match value.as_str() {
+        Some("inf" | "+Inf") => f64::INFINITY,
+        _ => value.as_f64().unwrap_or_else(|| panic!("{value} is not a number")),
+    }
 }
 
 fn text(value: &Value) -> &str {
