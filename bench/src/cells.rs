@@ -1,0 +1,415 @@
+//! The cells: one line each says what is simulated, for how long and how often.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::ratio::{self, RatioCell, RatioRule};
+use crate::results::Ending;
+use crate::rollout::{self, Driver, Gate, PodMargin, RolloutCell};
+use crate::traffic::{Bursts, Incident, Metric, Service, Split};
+
+/// Runs of a cell in which rare endings are counted.
+const MANY: u32 = 10_000;
+
+/// Runs of a cell of which a mean is taken.
+const SOME: u32 = 2_000;
+
+/// One line of a table.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    pub name: String,
+    pub group: Group,
+    /// What the row of the table is called.
+    pub title: String,
+    pub runs: u32,
+    kind: Kind,
+}
+
+/// The table that a cell stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// A canary that is no worse: who rolls it back?
+    Good,
+    /// The same, with few events.
+    Few,
+    /// One service, regressions of growing size: who finds them, and when?
+    Sizes,
+    /// Many services: how close to the bound?
+    Efficiency,
+    /// Regressions whose bound is shorter than a block.
+    Strong,
+    /// A regression that begins late.
+    Late,
+    /// More is better.
+    Decrease,
+    Rollout,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Ratio(RatioCell),
+    Rollout(RolloutCell),
+}
+
+impl Group {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Few => "few",
+            Self::Sizes => "sizes",
+            Self::Efficiency => "efficiency",
+            Self::Strong => "strong",
+            Self::Late => "late",
+            Self::Decrease => "decrease",
+            Self::Rollout => "rollout",
+        }
+    }
+}
+
+impl Cell {
+    fn ratio(group: Group, name: &str, title: &str, runs: u32, cell: RatioCell) -> Self {
+        let name = format!("{}/{name}", group.name());
+        Self { name, group, title: title.to_owned(), runs, kind: Kind::Ratio(cell) }
+    }
+
+    /// One run: how each rule ended.
+    pub fn run(&self, run: u32) -> Result<Vec<Ending>> {
+        match &self.kind {
+            Kind::Ratio(cell) => cell.run(&self.name, run),
+            Kind::Rollout(cell) => cell.run(&self.name, run),
+        }
+    }
+
+    /// The names of the rules, in the order of the endings.
+    #[must_use]
+    pub fn rules(&self) -> Vec<String> {
+        match &self.kind {
+            Kind::Ratio(cell) => cell.rules.iter().map(|rule| rule.name()).collect(),
+            Kind::Rollout(cell) => cell.drivers.iter().map(|driver| driver.name().to_owned()).collect(),
+        }
+    }
+
+    /// Kullback and Leibler's bound in minutes, where there is something to find.
+    #[must_use]
+    pub fn bound(&self) -> Option<f64> {
+        match (&self.kind, self.group) {
+            (
+                Kind::Ratio(cell),
+                Group::Sizes | Group::Efficiency | Group::Strong | Group::Late | Group::Decrease,
+            ) => Some(cell.bound()),
+            _ => None,
+        }
+    }
+
+    /// What the planner says, in minutes.
+    pub fn planned(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
+    pub fn parameters(&self) -> Result<Value> {
+        Ok(match &self.kind {
+            Kind::Ratio(cell) => serde_json::to_value(cell)?,
+            Kind::Rollout(cell) => serde_json::to_value(cell)?,
+        })
+    }
+
+    /// About how long a run takes, in no particular unit.
+    #[must_use]
+    pub fn cost(&self) -> f64 {
+        match &self.kind {
+            Kind::Ratio(cell) => match self.bound() {
+                Some(bound) => 2.0 * bound.max(1.0),
+                None => f64::from(cell.minutes),
+            },
+            Kind::Rollout(cell) => 10.0 * f64::from(u32::try_from(cell.drivers.len()).unwrap_or(1)),
+        }
+    }
+}
+
+/// The service that most tables are about: 200 requests a second, 0.5 % errors.
+fn service() -> Service {
+    Service::new(200.0, 0.005, 1.0)
+}
+
+/// All cells, in the order of the tables.
+#[must_use]
+pub fn all() -> Vec<Cell> {
+    [good(), few(), sizes(), efficiency(), strong(), late(), decrease(), rollouts()].concat()
+}
+
+fn good() -> Vec<Cell> {
+    let (two, one, five) = (Split::new(0.1, 20), Split::new(0.1, 10), Split::new(0.5, 10));
+    let short = Some(Bursts { per_hour: 60.0, mean: 50.0, seconds: 5 });
+    let long = Some(Bursts { per_hour: 60.0, mean: 50.0, seconds: 30 });
+    let incident = Some(Incident { from_minute: 20, minutes: 5, factor: 20.0 });
+    let cell = |name: &str, title: &str, service: Service, split: Split| {
+        let mut rules = vec![RatioRule::Defaults, RatioRule::Calibrated, RatioRule::Exact];
+        rules.extend(ratio::RIVALS);
+        let threshold = Some(0.01);
+        Cell::ratio(
+            Group::Good,
+            name,
+            title,
+            MANY,
+            RatioCell { threshold, ..RatioCell::new(service, split, 60, &rules) },
+        )
+    };
+    vec![
+        cell("clean", "clean", service(), two),
+        cell(
+            "bursty-traffic",
+            "traffic CV 50 %, drifting rate",
+            Service { traffic_cv: 0.5, drift: 0.5, ..service() },
+            two,
+        ),
+        cell("incident", "incident ×20 in both, 5 min", Service { incident, ..service() }, two),
+        cell("bursts", "bursts, 60/h of 50 errors, < 5 s", Service { bursts: short, ..service() }, two),
+        cell("bursts-30s", "bursts lasting 30 s", Service { bursts: long, ..service() }, two),
+        cell("pods-2-18", "pods CV 20 %, 2+18", Service { pod_cv: 0.2, ..service() }, two),
+        cell("pods-1-9", "pods CV 20 %, 1+9", Service { pod_cv: 0.2, ..service() }, one),
+        cell("pods-5-5", "pods CV 20 %, 5+5", Service { pod_cv: 0.2, ..service() }, five),
+        cell(
+            "pods-bursts-2-18",
+            "pods CV 20 % and 30 s bursts, 2+18",
+            Service { pod_cv: 0.2, bursts: long, ..service() },
+            two,
+        ),
+        cell(
+            "pods-bursts-1-9",
+            "pods CV 20 % and 30 s bursts, 1+9",
+            Service { pod_cv: 0.2, bursts: long, ..service() },
+            one,
+        ),
+    ]
+}
+
+/// Three rates, weights and loads; the canary is as bad as the baseline or exactly at a tolerance of 10 %.
+fn few() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for rate in [0.0001, 0.001, 0.01] {
+        for weight in [0.01, 0.1, 0.5] {
+            for requests in [1.0, 10.0, 100.0] {
+                for ratio in [1.0, 1.1] {
+                    let title = format!(
+                        "{requests} rps, {} %, weight {} %, ratio {ratio}",
+                        percent(rate),
+                        percent(weight)
+                    );
+                    let name = format!("{requests}rps-{}%-w{}%-x{ratio}", percent(rate), percent(weight));
+                    let service = Service::new(requests, rate, ratio);
+                    let mut rules = vec![RatioRule::Defaults, RatioRule::Tolerating(ratio)];
+                    rules.extend([
+                        RatioRule::Threshold(0),
+                        RatioRule::Threshold(3),
+                        RatioRule::ZTest(5),
+                        RatioRule::ZTest(1),
+                    ]);
+                    let cell = RatioCell::new(service, Split::new(weight, 100), 60, &rules);
+                    cells.push(Cell::ratio(
+                        Group::Few,
+                        &name,
+                        &title,
+                        MANY,
+                        RatioCell { threshold: Some(0.01), ..cell },
+                    ));
+                }
+            }
+        }
+    }
+    cells
+}
+
+/// The default service at 10 %, for an hour.
+fn sizes() -> Vec<Cell> {
+    [1.2, 1.5, 2.0, 3.0, 5.0, 10.0]
+        .into_iter()
+        .map(|ratio| {
+            let mut rules = vec![RatioRule::Exact, RatioRule::Defaults, RatioRule::Oracle];
+            rules.extend(ratio::RIVALS);
+            let cell = RatioCell::new(Service::new(200.0, 0.005, ratio), Split::new(0.1, 20), 120, &rules);
+            let cell = RatioCell { threshold: Some(0.01), ..cell };
+            Cell::ratio(Group::Sizes, &format!("x{ratio}"), &format!("×{ratio}"), SOME, cell)
+        })
+        .collect()
+}
+
+/// Every combination whose bound lies between two minutes and an hour.
+fn efficiency() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for rate in [0.001, 0.01] {
+        for weight in [0.05, 0.2, 0.5] {
+            for requests in [10.0, 50.0, 200.0] {
+                for ratio in [1.5, 2.0, 3.0, 5.0] {
+                    let service = Service::new(requests, rate, ratio);
+                    let rules = [RatioRule::Exact, RatioRule::Defaults, RatioRule::Oracle];
+                    let cell = RatioCell::new(service, Split::new(weight, 20), 60, &rules);
+                    let bound = cell.bound();
+                    if (2.0..60.0).contains(&bound) {
+                        let title = format!(
+                            "{requests} rps, {} %, weight {} %, ×{ratio}",
+                            percent(rate),
+                            percent(weight)
+                        );
+                        let name = format!("{requests}rps-{}%-w{}%-x{ratio}", percent(rate), percent(weight));
+                        let cell = RatioCell { minutes: whole(10.0 * bound) + 1, ..cell };
+                        cells.push(Cell::ratio(Group::Efficiency, &name, &title, SOME, cell));
+                    }
+                }
+            }
+        }
+    }
+    cells
+}
+
+fn strong() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (requests, rate, weight) in [
+        (200.0, 0.01, 0.05),
+        (200.0, 0.01, 0.1),
+        (1000.0, 0.01, 0.05),
+        (1000.0, 0.01, 0.1),
+        (200.0, 0.01, 0.2),
+        (200.0, 0.01, 0.5),
+    ] {
+        for ratio in [5.0, 10.0, 20.0] {
+            let title =
+                format!("{requests} rps, {} %, weight {} %, ×{ratio}", percent(rate), percent(weight));
+            let name = format!("{requests}rps-{}%-w{}%-x{ratio}", percent(rate), percent(weight));
+            let rules = [RatioRule::Exact, RatioRule::Defaults, RatioRule::Oracle];
+            let cell =
+                RatioCell::new(Service::new(requests, rate, ratio), Split::new(weight, 20), 30, &rules);
+            cells.push(Cell::ratio(Group::Strong, &name, &title, SOME, cell));
+        }
+    }
+    cells
+}
+
+fn late() -> Vec<Cell> {
+    [1.5, 2.0, 4.0]
+        .into_iter()
+        .map(|ratio| {
+            let metrics = vec![Metric { rate: 0.005, ratio, onset: 20 }];
+            let rules = [
+                RatioRule::Exact,
+                RatioRule::Defaults,
+                RatioRule::MannWhitney,
+                RatioRule::ZTest(1),
+                RatioRule::Threshold(0),
+                RatioRule::Threshold(3),
+            ];
+            let cell = RatioCell::new(Service { metrics, ..service() }, Split::new(0.1, 20), 140, &rules);
+            let cell = RatioCell { threshold: Some(0.01), ..cell };
+            Cell::ratio(Group::Late, &format!("x{ratio}"), &format!("×{ratio} from minute 20"), SOME, cell)
+        })
+        .collect()
+}
+
+fn decrease() -> Vec<Cell> {
+    Vec::new()
+}
+
+fn rollouts() -> Vec<Cell> {
+    let metric = |rate: f64, ratio: f64| Metric { rate, ratio, onset: 0 };
+    let of = |requests: f64, metrics: Vec<Metric>| Service { metrics, ..Service::new(requests, 0.0, 1.0) };
+    let three = |errors: f64, slow: f64, signups: f64| {
+        vec![metric(0.005, errors), metric(0.03, slow), metric(0.02, signups)]
+    };
+    let defaults = vec![Gate::lower(0.01), Gate::lower(0.06), Gate::higher(0.5)];
+    let strict =
+        vec![Gate::lower(0.01).strict(0.25), Gate::lower(0.06).strict(0.25), Gate::higher(0.15).strict(0.15)];
+    let ours = [Driver::Davylamp(PodMargin::History), Driver::Davylamp(PodMargin::Assumed)];
+    let everybody = [&ours[..], &rollout::RIVALS].concat();
+    let cell =
+        |name: &str, title: &str, service: Service, gates: &[Gate], drivers: &[Driver], runs: u32| Cell {
+            name: format!("rollout/{name}"),
+            group: Group::Rollout,
+            title: title.to_owned(),
+            runs,
+            kind: Kind::Rollout(RolloutCell { service, gates: gates.to_vec(), drivers: drivers.to_vec() }),
+        };
+    let good = || of(200.0, three(1.0, 1.0, 1.0));
+    let late = |errors: f64| {
+        let mut metrics = three(errors, 1.0, 1.0);
+        metrics[0].onset = 12;
+        of(200.0, metrics)
+    };
+    let no_errors =
+        |requests: f64| of(requests, vec![metric(0.0, 1.0), metric(0.03, 1.0), metric(0.02, 1.0)]);
+    vec![
+        cell("good", "good", good(), &defaults, &everybody, MANY),
+        cell("good-50rps", "good, 50 rps", of(50.0, three(1.0, 1.0, 1.0)), &defaults, &everybody, MANY),
+        cell("good-20rps", "good, 20 rps", of(20.0, three(1.0, 1.0, 1.0)), &defaults, &everybody, SOME),
+        cell("no-errors", "good, without any error", no_errors(200.0), &defaults, &everybody, MANY),
+        cell(
+            "no-errors-50rps",
+            "good, without any error, 50 rps",
+            no_errors(50.0),
+            &defaults,
+            &everybody,
+            MANY,
+        ),
+        cell(
+            "bursts",
+            "good, bursts 30/h",
+            Service { bursts: Some(Bursts { per_hour: 30.0, mean: 50.0, seconds: 5 }), ..good() },
+            &defaults,
+            &everybody,
+            MANY,
+        ),
+        cell(
+            "incident",
+            "good, incident ×20 in both",
+            Service { incident: Some(Incident { from_minute: 4, minutes: 5, factor: 20.0 }), ..good() },
+            &defaults,
+            &everybody,
+            MANY,
+        ),
+        cell("pods", "good, pods CV 15 %", Service { pod_cv: 0.15, ..good() }, &defaults, &everybody, MANY),
+        cell("errors-x2", "errors ×2", of(200.0, three(2.0, 1.0, 1.0)), &defaults, &everybody, SOME),
+        cell("errors-x4", "errors ×4", of(200.0, three(4.0, 1.0, 1.0)), &defaults, &everybody, SOME),
+        cell("slow-x1.5", "slow requests ×1.5", of(200.0, three(1.0, 1.5, 1.0)), &defaults, &everybody, SOME),
+        cell("signups-20%", "sign-ups −20 %", of(200.0, three(1.0, 1.0, 0.8)), &defaults, &everybody, SOME),
+        cell("late-x4", "errors ×4 from minute 12", late(4.0), &defaults, &everybody, SOME),
+        cell(
+            "all",
+            "errors ×1.5, slow ×1.3, sign-ups −10 %",
+            of(200.0, three(1.5, 1.3, 0.9)),
+            &defaults,
+            &everybody,
+            SOME,
+        ),
+        cell("strict-good", "good, tolerance 0, impact 25 % / 15 %", good(), &strict, &ours, SOME),
+        cell(
+            "strict-errors-x2",
+            "errors ×2, tolerance 0, impact 25 % / 15 %",
+            of(200.0, three(2.0, 1.0, 1.0)),
+            &strict,
+            &ours,
+            SOME,
+        ),
+    ]
+}
+
+/// A share in per cent, as it is written.
+fn percent(share: f64) -> f64 {
+    crate::results::six_digits(100.0 * share)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some hundreds of minutes")]
+fn whole(minutes: f64) -> u32 {
+    minutes.ceil() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_cell_has_its_own_name() {
+        let cells = super::all();
+        let names: BTreeSet<_> = cells.iter().map(|cell| &cell.name).collect();
+        assert_eq!(names.len(), cells.len());
+        assert_eq!(cells.iter().filter(|cell| cell.group == super::Group::Few).count(), 54);
+    }
+}

@@ -1,0 +1,161 @@
+//! A canary at one weight and one ratio metric: all rules read the same counts.
+
+use anyhow::Result;
+use davylamp_stats::Counts;
+use serde::Serialize;
+
+use crate::history;
+use crate::random::Random;
+use crate::results::{Ending, Outcome};
+use crate::rules::{Davylamp, MannWhitney, Oracle, Rule, Settings, Threshold, ZTest};
+use crate::traffic::{MINUTE, ROUND, Service, Split, Traffic};
+
+/// A cell of one metric.
+#[derive(Debug, Clone, Serialize)]
+pub struct RatioCell {
+    pub service: Service,
+    pub split: Split,
+    /// A run ends here at the latest.
+    pub minutes: u32,
+    /// The error rate that the rules with a threshold allow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    #[serde(skip)]
+    pub rules: Vec<RatioRule>,
+}
+
+/// A rule of this cell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RatioRule {
+    /// Tolerance 10 %, floor 0.1 %, margin for pods.
+    Defaults,
+    /// Tolerance 0, no floor, no margin.
+    Exact,
+    /// Tolerance 0 with what history says about pods and bursts.
+    Calibrated,
+    /// This tolerated ratio, no floor, no margin.
+    Tolerating(f64),
+    Threshold(u32),
+    /// The level in per cent.
+    ZTest(u32),
+    MannWhitney,
+    Oracle,
+}
+
+/// The rules that people use.
+pub const RIVALS: [RatioRule; 6] = [
+    RatioRule::Threshold(0),
+    RatioRule::Threshold(3),
+    RatioRule::Threshold(5),
+    RatioRule::ZTest(5),
+    RatioRule::ZTest(1),
+    RatioRule::MannWhitney,
+];
+
+impl RatioRule {
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Defaults => "davylamp".to_owned(),
+            Self::Exact => "davylamp, tolerance 0".to_owned(),
+            Self::Calibrated => "davylamp, tolerance 0, calibrated".to_owned(),
+            Self::Tolerating(rho0) => format!("davylamp, tolerance {:.0} %, no floor", 100.0 * (rho0 - 1.0)),
+            Self::Threshold(limit) => format!("threshold, limit {limit}"),
+            Self::ZTest(level) => format!("z-test, {level} %"),
+            Self::MannWhitney => "Mann-Whitney".to_owned(),
+            Self::Oracle => "oracle SPRT".to_owned(),
+        }
+    }
+}
+
+impl RatioCell {
+    /// Half an hour of nothing, and so on: see the fields.
+    #[must_use]
+    pub fn new(service: Service, split: Split, minutes: u32, rules: &[RatioRule]) -> Self {
+        Self { service, split, minutes, threshold: None, rules: rules.to_vec() }
+    }
+
+    /// One run: how each rule ended, in the order of the rules.
+    pub fn run(&self, name: &str, run: u32) -> Result<Vec<Ending>> {
+        let pods = self.split.canary_pods + self.split.baseline_pods;
+        let mut traffic = Traffic::new(&self.service, pods, Random::new(name, run));
+        let mut past = Random::new(&format!("{name}, history"), run);
+        let tau = if self.service.pod_cv > 0.0 {
+            history::pod_spread(&self.service, &traffic, 0, pods, &mut past)
+        } else {
+            0.0
+        };
+        let mut rules = Vec::new();
+        for rule in &self.rules {
+            rules.push(self.build(*rule, history::tolerance_factor(tau, &self.split))?);
+        }
+
+        let onset = self.service.metrics[0].onset * MINUTE;
+        let mut endings =
+            vec![
+                Ending { outcome: Outcome::Undecided, rounds: self.minutes * MINUTE - onset, excess: 0.0 };
+                rules.len()
+            ];
+        let mut undecided = rules.len();
+        let mut counts: Vec<Counts> = Vec::new();
+        for round in 1..=self.minutes * MINUTE {
+            traffic.round(&self.split, &mut counts);
+            for (rule, ending) in rules.iter_mut().zip(&mut endings) {
+                if ending.outcome == Outcome::Undecided && rule.round(&counts[0])? {
+                    let outcome = if round > onset { Outcome::RolledBack } else { Outcome::TooEarly };
+                    *ending = Ending { outcome, rounds: round.saturating_sub(onset), excess: 0.0 };
+                    undecided -= 1;
+                }
+            }
+            if undecided == 0 {
+                break;
+            }
+        }
+        Ok(endings)
+    }
+
+    fn build(&self, rule: RatioRule, pod_factor: f64) -> Result<Box<dyn Rule>> {
+        let ours = |settings: Settings| -> Result<Box<dyn Rule>> { Ok(Box::new(Davylamp::new(settings)?)) };
+        match rule {
+            RatioRule::Defaults => {
+                let defaults = Settings::defaults();
+                ours(Settings { rho0: defaults.rho0 * pod_factor, ..defaults })
+            }
+            RatioRule::Exact => ours(Settings::exact()),
+            RatioRule::Calibrated => ours(Settings { rho0: pod_factor, ..Settings::exact() }),
+            RatioRule::Tolerating(rho0) => ours(Settings { rho0, ..Settings::exact() }),
+            RatioRule::Threshold(limit) => {
+                let threshold = self.threshold.unwrap_or(2.0 * self.service.metrics[0].rate);
+                Ok(Box::new(Threshold::new(threshold, limit)))
+            }
+            RatioRule::ZTest(1) => Ok(Box::new(ZTest::new(2.326_347_874_040_841))),
+            RatioRule::ZTest(_) => Ok(Box::new(ZTest::new(1.644_853_626_951_472_2))),
+            RatioRule::MannWhitney => Ok(Box::new(MannWhitney::default())),
+            RatioRule::Oracle => Ok(Box::new(Oracle::new(self.service.metrics[0].ratio))),
+        }
+    }
+
+    /// The least mean time to detect that any test with this false rollback rate can have, in minutes.
+    #[must_use]
+    pub fn bound(&self) -> f64 {
+        let metric = self.service.metrics[0];
+        let bad = metric.rate * metric.ratio;
+        let weight = self.split.weight;
+        // The closest law without a regression: both cohorts have the average rate.
+        let average = weight * bad + (1.0 - weight) * metric.rate;
+        let information =
+            weight * divergence(bad, average) + (1.0 - weight) * divergence(metric.rate, average);
+        -libm::log(crate::rules::ALPHA) / (information * self.service.requests_per_second * 60.0)
+    }
+}
+
+/// Kullback and Leibler's, of one Bernoulli rate from another.
+fn divergence(p: f64, from: f64) -> f64 {
+    p * libm::log(p / from) + (1.0 - p) * libm::log((1.0 - p) / (1.0 - from))
+}
+
+/// Minutes of so many rounds.
+#[must_use]
+pub fn minutes(rounds: f64) -> f64 {
+    rounds * f64::from(ROUND) / 60.0
+}
