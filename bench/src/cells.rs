@@ -198,7 +198,7 @@ fn few() -> Vec<Cell> {
                     );
                     let name = format!("{requests}rps-{}%-w{}%-x{ratio}", percent(rate), percent(weight));
                     let service = Service::new(requests, rate, ratio);
-                    let mut rules = vec![RatioRule::Defaults, RatioRule::Tolerating(ratio)];
+                    let mut rules = vec![RatioRule::Defaults, RatioRule::Boundary];
                     rules.extend([
                         RatioRule::Threshold(0),
                         RatioRule::Threshold(3),
@@ -225,7 +225,7 @@ fn sizes() -> Vec<Cell> {
     [1.2, 1.5, 2.0, 3.0, 5.0, 10.0]
         .into_iter()
         .map(|ratio| {
-            let mut rules = vec![RatioRule::Exact, RatioRule::Defaults, RatioRule::Oracle];
+            let mut rules = vec![RatioRule::Exact, RatioRule::Short, RatioRule::Defaults, RatioRule::Oracle];
             rules.extend(ratio::RIVALS);
             let cell = RatioCell::new(Service::new(200.0, 0.005, ratio), Split::new(0.1, 20), 120, &rules);
             let cell = RatioCell { threshold: Some(0.01), ..cell };
@@ -242,7 +242,7 @@ fn efficiency() -> Vec<Cell> {
             for requests in [10.0, 50.0, 200.0] {
                 for ratio in [1.5, 2.0, 3.0, 5.0] {
                     let service = Service::new(requests, rate, ratio);
-                    let rules = [RatioRule::Exact, RatioRule::Defaults, RatioRule::Oracle];
+                    let rules = [RatioRule::Exact, RatioRule::Short, RatioRule::Defaults, RatioRule::Oracle];
                     let cell = RatioCell::new(service, Split::new(weight, 20), 60, &rules);
                     let bound = cell.bound();
                     if (2.0..60.0).contains(&bound) {
@@ -276,7 +276,7 @@ fn strong() -> Vec<Cell> {
             let title =
                 format!("{requests} rps, {} %, weight {} %, ×{ratio}", percent(rate), percent(weight));
             let name = format!("{requests}rps-{}%-w{}%-x{ratio}", percent(rate), percent(weight));
-            let rules = [RatioRule::Exact, RatioRule::Defaults, RatioRule::Oracle];
+            let rules = [RatioRule::Exact, RatioRule::Short, RatioRule::Defaults, RatioRule::Oracle];
             let cell =
                 RatioCell::new(Service::new(requests, rate, ratio), Split::new(weight, 20), 30, &rules);
             cells.push(Cell::ratio(Group::Strong, &name, &title, SOME, cell));
@@ -305,89 +305,74 @@ fn late() -> Vec<Cell> {
         .collect()
 }
 
+/// Sign-ups, 2 % of the requests.
 fn decrease() -> Vec<Cell> {
-    Vec::new()
+    let mut cells = Vec::new();
+    for weight in [0.1, 0.5] {
+        for ratio in [0.9, 0.8, 0.5] {
+            let title = format!("sign-ups −{} %, weight {} %", percent(1.0 - ratio), percent(weight));
+            let rules = [
+                RatioRule::Exact,
+                RatioRule::Defaults,
+                RatioRule::Oracle,
+                RatioRule::ZTest(1),
+                RatioRule::MannWhitney,
+            ];
+            let cell = RatioCell::new(Service::new(200.0, 0.02, ratio), Split::new(weight, 20), 120, &rules);
+            let cell = RatioCell { higher_is_better: true, ..cell };
+            cells.push(Cell::ratio(
+                Group::Decrease,
+                &format!("w{}%-x{ratio}", percent(weight)),
+                &title,
+                SOME,
+                cell,
+            ));
+        }
+    }
+    cells
 }
 
 fn rollouts() -> Vec<Cell> {
-    let metric = |rate: f64, ratio: f64| Metric { rate, ratio, onset: 0 };
-    let of = |requests: f64, metrics: Vec<Metric>| Service { metrics, ..Service::new(requests, 0.0, 1.0) };
-    let three = |errors: f64, slow: f64, signups: f64| {
-        vec![metric(0.005, errors), metric(0.03, slow), metric(0.02, signups)]
+    let of = |requests: f64, rates: [f64; 3], ratios: [f64; 3]| {
+        let metrics = rates.into_iter().zip(ratios).map(|(rate, ratio)| Metric { rate, ratio, onset: 0 });
+        Service { metrics: metrics.collect(), ..Service::new(requests, 0.0, 1.0) }
     };
-    let defaults = vec![Gate::lower(0.01), Gate::lower(0.06), Gate::higher(0.5)];
-    let strict =
-        vec![Gate::lower(0.01).strict(0.25), Gate::lower(0.06).strict(0.25), Gate::higher(0.15).strict(0.15)];
-    let ours = [Driver::Davylamp(PodMargin::History), Driver::Davylamp(PodMargin::Assumed)];
-    let everybody = [&ours[..], &rollout::RIVALS].concat();
-    let cell =
-        |name: &str, title: &str, service: Service, gates: &[Gate], drivers: &[Driver], runs: u32| Cell {
-            name: format!("rollout/{name}"),
-            group: Group::Rollout,
-            title: title.to_owned(),
-            runs,
-            kind: Kind::Rollout(RolloutCell { service, gates: gates.to_vec(), drivers: drivers.to_vec() }),
-        };
-    let good = || of(200.0, three(1.0, 1.0, 1.0));
-    let late = |errors: f64| {
-        let mut metrics = three(errors, 1.0, 1.0);
-        metrics[0].onset = 12;
-        of(200.0, metrics)
+    let rates = [0.005, 0.03, 0.02];
+    let (none, same) = ([0.0, 0.03, 0.02], [1.0; 3]);
+    let good = || of(200.0, rates, same);
+    let bad = |ratios: [f64; 3]| of(200.0, rates, ratios);
+    let late = || {
+        let mut service = bad([4.0, 1.0, 1.0]);
+        service.metrics[0].onset = 12;
+        service
     };
-    let no_errors =
-        |requests: f64| of(requests, vec![metric(0.0, 1.0), metric(0.03, 1.0), metric(0.02, 1.0)]);
+    let bursts = Some(Bursts { per_hour: 30.0, mean: 50.0, seconds: 5 });
+    let incident = Some(Incident { from_minute: 4, minutes: 5, factor: 20.0 });
+    let gates = vec![Gate::lower(0.01), Gate::lower(0.06), Gate::higher()];
+    let ours = [Driver::Davylamp(PodMargin::History), Driver::Davylamp(PodMargin::Assumed), Driver::Strict];
+    let drivers = [&ours[..], &rollout::RIVALS].concat();
+    let cell = |name: &str, title: &str, runs: u32, service: Service| Cell {
+        name: format!("rollout/{name}"),
+        group: Group::Rollout,
+        title: title.to_owned(),
+        runs,
+        kind: Kind::Rollout(RolloutCell { service, gates: gates.clone(), drivers: drivers.clone() }),
+    };
     vec![
-        cell("good", "good", good(), &defaults, &everybody, MANY),
-        cell("good-50rps", "good, 50 rps", of(50.0, three(1.0, 1.0, 1.0)), &defaults, &everybody, MANY),
-        cell("good-20rps", "good, 20 rps", of(20.0, three(1.0, 1.0, 1.0)), &defaults, &everybody, SOME),
-        cell("no-errors", "good, without any error", no_errors(200.0), &defaults, &everybody, MANY),
-        cell(
-            "no-errors-50rps",
-            "good, without any error, 50 rps",
-            no_errors(50.0),
-            &defaults,
-            &everybody,
-            MANY,
-        ),
-        cell(
-            "bursts",
-            "good, bursts 30/h",
-            Service { bursts: Some(Bursts { per_hour: 30.0, mean: 50.0, seconds: 5 }), ..good() },
-            &defaults,
-            &everybody,
-            MANY,
-        ),
-        cell(
-            "incident",
-            "good, incident ×20 in both",
-            Service { incident: Some(Incident { from_minute: 4, minutes: 5, factor: 20.0 }), ..good() },
-            &defaults,
-            &everybody,
-            MANY,
-        ),
-        cell("pods", "good, pods CV 15 %", Service { pod_cv: 0.15, ..good() }, &defaults, &everybody, MANY),
-        cell("errors-x2", "errors ×2", of(200.0, three(2.0, 1.0, 1.0)), &defaults, &everybody, SOME),
-        cell("errors-x4", "errors ×4", of(200.0, three(4.0, 1.0, 1.0)), &defaults, &everybody, SOME),
-        cell("slow-x1.5", "slow requests ×1.5", of(200.0, three(1.0, 1.5, 1.0)), &defaults, &everybody, SOME),
-        cell("signups-20%", "sign-ups −20 %", of(200.0, three(1.0, 1.0, 0.8)), &defaults, &everybody, SOME),
-        cell("late-x4", "errors ×4 from minute 12", late(4.0), &defaults, &everybody, SOME),
-        cell(
-            "all",
-            "errors ×1.5, slow ×1.3, sign-ups −10 %",
-            of(200.0, three(1.5, 1.3, 0.9)),
-            &defaults,
-            &everybody,
-            SOME,
-        ),
-        cell("strict-good", "good, tolerance 0, impact 25 % / 15 %", good(), &strict, &ours, SOME),
-        cell(
-            "strict-errors-x2",
-            "errors ×2, tolerance 0, impact 25 % / 15 %",
-            of(200.0, three(2.0, 1.0, 1.0)),
-            &strict,
-            &ours,
-            SOME,
-        ),
+        cell("good", "good", MANY, good()),
+        cell("good-50rps", "good, 50 rps", MANY, of(50.0, rates, same)),
+        cell("good-20rps", "good, 20 rps", SOME, of(20.0, rates, same)),
+        cell("no-errors", "good, no error at all", MANY, of(200.0, none, same)),
+        cell("no-errors-50rps", "good, no error at all, 50 rps", MANY, of(50.0, none, same)),
+        cell("bursts", "good, bursts 30/h", MANY, Service { bursts, ..good() }),
+        cell("incident", "good, incident ×20 in both", MANY, Service { incident, ..good() }),
+        cell("pods", "good, pods CV 15 %", MANY, Service { pod_cv: 0.15, ..good() }),
+        cell("errors-x2", "errors ×2", SOME, bad([2.0, 1.0, 1.0])),
+        cell("errors-x4", "errors ×4", SOME, bad([4.0, 1.0, 1.0])),
+        cell("slow-x1.5", "slow requests ×1.5", SOME, bad([1.0, 1.5, 1.0])),
+        cell("signups-20%", "sign-ups −20 %", SOME, bad([1.0, 1.0, 0.8])),
+        cell("late-x4", "errors ×4 from minute 12", SOME, late()),
+        cell("all", "errors ×1.5, slow ×1.3, sign-ups −10 %", SOME, bad([1.5, 1.3, 0.9])),
     ]
 }
 

@@ -55,7 +55,7 @@ fn table(results: &Results, name: &str) -> Result<String> {
     let rules: Vec<&str> = first.rules.iter().map(|rule| rule.rule.as_str()).collect();
     let show: fn(&CellResult, &RuleResult) -> String = match name {
         "good" | "few" => |_, rule| share(rule.fraction),
-        "sizes" | "late" => |_, rule| {
+        "sizes" | "late" | "decrease" => |_, rule| {
             if rule.fraction < 0.5 {
                 format!("({})", share(rule.fraction))
             } else if rule.fraction < 0.995 {

@@ -28,10 +28,14 @@ const PINK: RGBColor = RGBColor(0xD6, 0x6B, 0xB3);
 const STYLE: &str = "<style>text[fill=\"#6E7781\"]{fill:#424a53}\
     @media (prefers-color-scheme:dark){text[fill=\"#6E7781\"]{fill:#c9d1d9}}</style>\n";
 
+/// The back end divides sizes of fonts by this.
+const UNIT: f64 = 1.24;
+
 /// The colour of a rule, in all pictures.
 fn colour(rule: &str) -> RGBColor {
     match rule {
         "davylamp" => OURS,
+        "davylamp, tolerance 0, 5 s blocks" => GREEN,
         "threshold, limit 0" => RED,
         "threshold, limit 3" => ORANGE,
         "threshold, limit 5" => YELLOW,
@@ -76,7 +80,7 @@ fn good(cells: &[&CellResult], svg: &mut String) -> Result<()> {
         "z-test, 1 %",
         "Mann-Whitney",
     ];
-    let row = 30;
+    let row = 46;
     let height = 110 + row * length(cells.len());
     let canvas = Canvas::new(svg, 860, height);
     let (left, right, top) = (270, 830, 64);
@@ -95,17 +99,17 @@ fn good(cells: &[&CellResult], svg: &mut String) -> Result<()> {
         let y = top + row * index + row / 2;
         canvas.text(&cell.title, (left - 18, y), HPos::Right, VPos::Center, 13, INK)?;
         canvas.line(&[(left - 8, y), (right, y)], &FAINT.mix(0.25), 1)?;
-        // Ours last, on top.
-        for rule in RULES.iter().rev() {
+        // A lane for each rule, so that none hides another.
+        for (lane, rule) in (0..).zip(RULES) {
             if let Some(result) = cell.rule(rule) {
                 let x = if result.fraction > 0.0 { scale.at(100.0 * result.fraction) } else { left };
-                canvas.dot((x, y), 6, colour(rule), true)?;
+                canvas.dot((x, y - 18 + 5 * lane), 4, colour(rule), true)?;
             }
         }
     }
     canvas.text(
         "good canaries rolled back within an hour",
-        (f64_mid(left, right), bottom + 28),
+        (middle(left, right), bottom + 28),
         HPos::Center,
         VPos::Top,
         12,
@@ -189,7 +193,7 @@ fn sizes(cells: &[&CellResult], svg: &mut String) -> Result<()> {
     }
     canvas.text(
         "errors of the canary per the stable version's",
-        (f64_mid(left, right), bottom + 28),
+        (middle(left, right), bottom + 28),
         HPos::Center,
         VPos::Top,
         12,
@@ -207,13 +211,14 @@ fn sizes(cells: &[&CellResult], svg: &mut String) -> Result<()> {
 
 /// One dot per service and rule.
 fn efficiency(cells: &[&CellResult], svg: &mut String) -> Result<()> {
-    const RULES: [&str; 3] = ["davylamp, tolerance 0", "davylamp", "oracle SPRT"];
-    const HIGHEST: f64 = 3.0;
+    const RULES: [&str; 4] =
+        ["davylamp, tolerance 0, 5 s blocks", "davylamp, tolerance 0", "davylamp", "oracle SPRT"];
+    const HIGHEST: f64 = 4.0;
     let canvas = Canvas::new(svg, 860, 420);
     let (left, right, top, bottom) = (60, 830, 56, 360);
     canvas.legend(left, &RULES)?;
     let across = Scale::log(1.8, 65.0, left, right);
-    let up = Scale::linear(0.8, HIGHEST, bottom, top);
+    let up = Scale::log(0.85, HIGHEST, bottom, top);
     for (bound, label) in
         [(2.0, "2 min"), (5.0, "5 min"), (10.0, "10 min"), (20.0, "20 min"), (30.0, "30 min"), (60.0, "1 h")]
     {
@@ -221,7 +226,7 @@ fn efficiency(cells: &[&CellResult], svg: &mut String) -> Result<()> {
         canvas.line(&[(x, top), (x, bottom)], &FAINT.mix(0.25), 1)?;
         canvas.text(label, (x, bottom + 8), HPos::Center, VPos::Top, 12, INK)?;
     }
-    for (times, label) in [(1.0, "1"), (1.5, "1.5"), (2.0, "2"), (2.5, "2.5"), (3.0, "≥ 3")] {
+    for (times, label) in [(1.0, "1"), (1.5, "1.5"), (2.0, "2"), (3.0, "3"), (4.0, "≥ 4")] {
         let y = up.at(times);
         let strong = label == "1" || label == "1.5";
         canvas.line(&[(left, y), (right, y)], &FAINT.mix(if strong { 0.8 } else { 0.25 }), 1)?;
@@ -241,7 +246,7 @@ fn efficiency(cells: &[&CellResult], svg: &mut String) -> Result<()> {
     }
     canvas.text(
         "bound: the least mean time that any honest test can have",
-        (f64_mid(left, right), bottom + 28),
+        (middle(left, right), bottom + 28),
         HPos::Center,
         VPos::Top,
         12,
@@ -333,7 +338,7 @@ fn length(rows: usize) -> i32 {
     i32::try_from(rows).unwrap_or(i32::MAX)
 }
 
-fn f64_mid(from: i32, to: i32) -> i32 {
+fn middle(from: i32, to: i32) -> i32 {
     i32::midpoint(from, to)
 }
 
@@ -358,7 +363,7 @@ impl<'a> Canvas<'a> {
         colour: RGBColor,
     ) -> Result<()> {
         let style: TextStyle<'_> =
-            (FontFamily::SansSerif, size, FontStyle::Normal).into_text_style(&self.area);
+            (FontFamily::SansSerif, f64::from(size) * UNIT, FontStyle::Normal).into_text_style(&self.area);
         let style = style.color(&colour).pos(Pos::new(across, down));
         self.area.draw(&Text::new(text, at, style)).map_err(failed)
     }

@@ -15,6 +15,9 @@ use crate::traffic::{MINUTE, ROUND, Service, Split, Traffic};
 pub struct RatioCell {
     pub service: Service,
     pub split: Split,
+    /// The cohorts are exchanged for all rules.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub higher_is_better: bool,
     /// A run ends here at the latest.
     pub minutes: u32,
     /// The error rate that the rules with a threshold allow.
@@ -31,10 +34,12 @@ pub enum RatioRule {
     Defaults,
     /// Tolerance 0, no floor, no margin.
     Exact,
+    /// The same with blocks of 5 seconds, which a history without bursts allows.
+    Short,
     /// Tolerance 0 with what history says about pods and bursts.
     Calibrated,
-    /// This tolerated ratio, no floor, no margin.
-    Tolerating(f64),
+    /// What the canary has as its true ratio is tolerated, no floor, no margin.
+    Boundary,
     Threshold(u32),
     /// The level in per cent.
     ZTest(u32),
@@ -58,8 +63,9 @@ impl RatioRule {
         match self {
             Self::Defaults => "davylamp".to_owned(),
             Self::Exact => "davylamp, tolerance 0".to_owned(),
+            Self::Short => "davylamp, tolerance 0, 5 s blocks".to_owned(),
             Self::Calibrated => "davylamp, tolerance 0, calibrated".to_owned(),
-            Self::Tolerating(rho0) => format!("davylamp, tolerance {:.0} %, no floor", 100.0 * (rho0 - 1.0)),
+            Self::Boundary => "davylamp, the truth tolerated, no floor".to_owned(),
             Self::Threshold(limit) => format!("threshold, limit {limit}"),
             Self::ZTest(level) => format!("z-test, {level} %"),
             Self::MannWhitney => "Mann-Whitney".to_owned(),
@@ -69,10 +75,10 @@ impl RatioRule {
 }
 
 impl RatioCell {
-    /// Half an hour of nothing, and so on: see the fields.
+    /// The rules with a threshold allow twice the baseline's rate.
     #[must_use]
     pub fn new(service: Service, split: Split, minutes: u32, rules: &[RatioRule]) -> Self {
-        Self { service, split, minutes, threshold: None, rules: rules.to_vec() }
+        Self { service, split, higher_is_better: false, minutes, threshold: None, rules: rules.to_vec() }
     }
 
     /// One run: how each rule ended, in the order of the rules.
@@ -97,11 +103,12 @@ impl RatioCell {
                 rules.len()
             ];
         let mut undecided = rules.len();
-        let mut counts: Vec<Counts> = Vec::new();
+        let mut of_metrics: Vec<Counts> = Vec::new();
         for round in 1..=self.minutes * MINUTE {
-            traffic.round(&self.split, &mut counts);
+            traffic.round(&self.split, &mut of_metrics);
+            let counts = if self.higher_is_better { of_metrics[0].swapped() } else { of_metrics[0] };
             for (rule, ending) in rules.iter_mut().zip(&mut endings) {
-                if ending.outcome == Outcome::Undecided && rule.round(&counts[0])? {
+                if ending.outcome == Outcome::Undecided && rule.round(&counts)? {
                     let outcome = if round > onset { Outcome::RolledBack } else { Outcome::TooEarly };
                     *ending = Ending { outcome, rounds: round.saturating_sub(onset), excess: 0.0 };
                     undecided -= 1;
@@ -119,11 +126,18 @@ impl RatioCell {
         match rule {
             RatioRule::Defaults => {
                 let defaults = Settings::defaults();
-                ours(Settings { rho0: defaults.rho0 * pod_factor, ..defaults })
+                if self.higher_is_better {
+                    ours(Settings { rho0: pod_factor / 0.9, floor: None, ..defaults })
+                } else {
+                    ours(Settings { rho0: defaults.rho0 * pod_factor, ..defaults })
+                }
             }
             RatioRule::Exact => ours(Settings::exact()),
+            RatioRule::Short => ours(Settings { block_seconds: 5.0, ..Settings::exact() }),
             RatioRule::Calibrated => ours(Settings { rho0: pod_factor, ..Settings::exact() }),
-            RatioRule::Tolerating(rho0) => ours(Settings { rho0, ..Settings::exact() }),
+            RatioRule::Boundary => {
+                ours(Settings { rho0: self.service.metrics[0].ratio, ..Settings::exact() })
+            }
             RatioRule::Threshold(limit) => {
                 let threshold = self.threshold.unwrap_or(2.0 * self.service.metrics[0].rate);
                 Ok(Box::new(Threshold::new(threshold, limit)))
@@ -131,7 +145,10 @@ impl RatioCell {
             RatioRule::ZTest(1) => Ok(Box::new(ZTest::new(2.326_347_874_040_841))),
             RatioRule::ZTest(_) => Ok(Box::new(ZTest::new(1.644_853_626_951_472_2))),
             RatioRule::MannWhitney => Ok(Box::new(MannWhitney::default())),
-            RatioRule::Oracle => Ok(Box::new(Oracle::new(self.service.metrics[0].ratio))),
+            RatioRule::Oracle => {
+                let ratio = self.service.metrics[0].ratio;
+                Ok(Box::new(Oracle::new(if self.higher_is_better { 1.0 / ratio } else { ratio })))
+            }
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Gate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     Davylamp(PodMargin),
+    /// Nothing tolerated, no floor, and half of the impact or less.
+    Strict,
     /// Five minutes a step; a threshold each minute, with this failure limit.
     Threshold(u32),
     /// Five minutes a step; the test of Mann and Whitney at the end of each.
@@ -101,13 +103,13 @@ impl Gate {
 
     /// One of which more is better.
     #[must_use]
-    pub fn higher(impact: f64) -> Self {
-        Self { higher_is_better: true, tolerance: 0.1, floor: None, impact, threshold: None }
+    pub fn higher() -> Self {
+        Self { higher_is_better: true, tolerance: 0.1, floor: None, impact: 0.5, threshold: None }
     }
 
-    /// Neither tolerance nor floor, and half of the impact.
-    #[must_use]
-    pub fn strict(self, impact: f64) -> Self {
+    /// Neither tolerance nor floor, and an impact of at most 25 %, of 15 % if more is better.
+    fn strict(self) -> Self {
+        let impact = if self.higher_is_better { 0.15 } else { 0.25 };
         Self { tolerance: 0.0, floor: None, impact, ..self }
     }
 
@@ -134,6 +136,7 @@ impl Driver {
             Self::Davylamp(PodMargin::None) => "davylamp, no pod margin",
             Self::Davylamp(PodMargin::Assumed) => "davylamp, pods 5 % assumed",
             Self::Davylamp(PodMargin::History) => "davylamp",
+            Self::Strict => "davylamp, tolerance 0, impact 25 %",
             Self::Threshold(0) => "threshold, limit 0",
             Self::Threshold(_) => "threshold, limit 3",
             Self::MannWhitneyPerStep => "Mann-Whitney, each step",
@@ -155,7 +158,12 @@ impl RolloutCell {
                 match *driver {
                     Driver::Davylamp(margin) => {
                         let mut past = Random::new(&format!("{name}, history"), run);
-                        rollout.davylamp(margin, &mut past)
+                        rollout.davylamp(&self.gates, margin, &mut past)
+                    }
+                    Driver::Strict => {
+                        let gates: Vec<Gate> = self.gates.iter().map(|gate| gate.strict()).collect();
+                        let mut past = Random::new(&format!("{name}, history"), run);
+                        rollout.davylamp(&gates, PodMargin::History, &mut past)
                     }
                     Driver::Threshold(limit) => rollout.thresholds(limit),
                     Driver::MannWhitneyPerStep => rollout.mann_whitney(FIXED_STEP, true),
@@ -207,12 +215,12 @@ fn promotion(gate: Gate, tau: f64, step: usize, split: &Split) -> Result<NonInfe
 }
 
 impl Rollout<'_> {
-    fn davylamp(mut self, margin: PodMargin, past: &mut Random) -> Result<Ending> {
+    fn davylamp(mut self, gates: &[Gate], margin: PodMargin, past: &mut Random) -> Result<Ending> {
         let Timing { warmup, settle, hold_min, hold_max } = TIMING;
         let mut step = 0;
         let mut split = Split { warm_pods: 0, ..Split::new(WEIGHTS[step], PODS) };
         let mut judged = Vec::new();
-        for (index, gate) in self.cell.gates.iter().enumerate() {
+        for (index, gate) in gates.iter().enumerate() {
             let tau = match margin {
                 PodMargin::None => 0.0,
                 PodMargin::Assumed => history::FALLBACK,
