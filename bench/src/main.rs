@@ -43,7 +43,8 @@ fn main() -> Result<()> {
         .collect();
     ensure!(!chosen.is_empty(), "no cell has a name like this; --list shows them");
     if arguments.list {
-        return list(&chosen);
+        list(&chosen);
+        return Ok(());
     }
 
     let mut results = place.read()?;
@@ -71,12 +72,11 @@ fn main() -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the user asked for")]
-fn list(cells: &[&Cell]) -> Result<()> {
+fn list(cells: &[&Cell]) {
     for cell in cells {
         let bound = cell.bound().map_or(String::new(), |bound| format!("bound {bound:.1} min"));
         println!("{:6} × {:50} {:50} {bound}", cell.runs, cell.name, cell.title);
     }
-    Ok(())
 }
 
 /// Where results are read from and written to.

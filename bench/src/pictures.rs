@@ -35,13 +35,12 @@ const UNIT: f64 = 1.24;
 fn colour(rule: &str) -> RGBColor {
     match rule {
         "davylamp" => OURS,
-        "davylamp, tolerance 0, 5 s blocks" => GREEN,
         "threshold, limit 0" => RED,
         "threshold, limit 3" => ORANGE,
         "threshold, limit 5" => YELLOW,
         "z-test, 5 %" => PURPLE,
         "z-test, 1 %" => PINK,
-        "Mann-Whitney" => GREEN,
+        "Mann-Whitney" | "davylamp, tolerance 0, 5 s blocks" => GREEN,
         "oracle SPRT" => INK,
         _ => OURS_LIGHT,
     }
@@ -245,7 +244,7 @@ fn efficiency(cells: &[&CellResult], svg: &mut String) -> Result<()> {
         }
     }
     canvas.text(
-        "bound: the least mean time that any honest test can have",
+        "bound: the least mean time that any valid test can have",
         (middle(left, right), bottom + 28),
         HPos::Center,
         VPos::Top,
@@ -257,35 +256,50 @@ fn efficiency(cells: &[&CellResult], svg: &mut String) -> Result<()> {
 
 /// One bar per scenario and driver.
 fn rollout(cells: &[&CellResult], svg: &mut String) -> Result<()> {
-    const DRIVERS: [&str; 5] = [
-        "davylamp",
-        "threshold, limit 0",
-        "threshold, limit 3",
-        "Mann-Whitney, each step",
-        "Mann-Whitney, each minute",
+    const DRIVERS: [(&str, &str); 6] = [
+        ("davylamp", "davylamp"),
+        ("davylamp, tolerance 0, impact 25 %", "davylamp, strict"),
+        ("threshold, limit 0", "threshold, limit 0"),
+        ("threshold, limit 3", "threshold, limit 3"),
+        ("Mann-Whitney, each step", "M-W, each step"),
+        ("Mann-Whitney, each minute", "M-W, each minute"),
     ];
     const OUTCOMES: [(Outcome, RGBColor, &str); 3] = [
-        (Outcome::Promoted, GREEN, "promoted"),
+        (Outcome::Promoted, OURS, "promoted"),
         (Outcome::Paused, YELLOW, "paused"),
         (Outcome::RolledBack, RED, "rolled back"),
     ];
-    let cells: Vec<&&CellResult> = cells.iter().filter(|cell| cell.rule(DRIVERS[1]).is_some()).collect();
-    let (left, top, row, column) = (270, 70, 30, 138);
-    let canvas = Canvas::new(svg, 960, 90 + row * length(cells.len()));
+    let (left, top, row, column, gap) = (290, 84, 28, 134, 34);
+    let canvas = Canvas::new(svg, 1100, top + 2 * gap + row * length(cells.len()));
     let mut x = left;
     for (_, colour, label) in OUTCOMES {
         canvas.bar((x, 12), (x + 12, 24), &colour.mix(0.9))?;
-        canvas.text(label, (x + 18, 18), HPos::Left, VPos::Center, 12, INK)?;
+        canvas.text(label, (x + 18, 18), HPos::Left, VPos::Center, 13, INK)?;
         x += 110;
     }
-    canvas.text("beside each bar: median minutes", (x + 10, 18), HPos::Left, VPos::Center, 12, INK)?;
-    for (index, driver) in (0..).zip(DRIVERS) {
-        canvas.text(driver, (left + column * index, top - 14), HPos::Left, VPos::Center, 11, INK)?;
+    canvas.text("beside each bar: median minutes", (x + 10, 18), HPos::Left, VPos::Center, 13, INK)?;
+    for (index, (_, driver)) in (0..).zip(DRIVERS) {
+        canvas.text(driver, (left + column * index, 50), HPos::Left, VPos::Center, 12, INK)?;
     }
-    for (index, cell) in (0..).zip(&cells) {
-        let y = top + row * index;
-        canvas.text(&cell.title, (left - 14, y + row / 2), HPos::Right, VPos::Center, 13, INK)?;
-        for (index, driver) in (0..).zip(DRIVERS) {
+    let mut y = top - row;
+    let mut heading = "";
+    for cell in cells {
+        let now = if cell.name.contains("-x") || cell.name.contains("-20%") || cell.name.ends_with("all") {
+            "a bad version"
+        } else {
+            "a good version"
+        };
+        y += row;
+        if now != heading {
+            heading = now;
+            y += if y > top { gap } else { 0 };
+            canvas.text(heading, (left - 14, y - 8), HPos::Right, VPos::Center, 12, FAINT)?;
+            canvas.line(&[(left, y - 4), (left + 6 * column - 20, y - 4)], &FAINT.mix(0.5), 1)?;
+        }
+        let middle = y + row / 2;
+        let title = cell.title.trim_start_matches("good, ");
+        canvas.text(title, (left - 14, middle), HPos::Right, VPos::Center, 13, INK)?;
+        for (index, (driver, _)) in (0..).zip(DRIVERS) {
             let Some(result) = cell.rule(driver) else { continue };
             let from = left + column * index;
             let scale = Scale::linear(0.0, 1.0, from, from + column - 46);
@@ -302,7 +316,7 @@ fn rollout(cells: &[&CellResult], svg: &mut String) -> Result<()> {
                 before = after;
             }
             let median = format!("{:.0}", result.minutes.median);
-            canvas.text(&median, (scale.at(1.0) + 6, y + row / 2), HPos::Left, VPos::Center, 12, INK)?;
+            canvas.text(&median, (scale.at(1.0) + 6, middle), HPos::Left, VPos::Center, 12, INK)?;
         }
     }
     Ok(())
@@ -387,8 +401,8 @@ impl<'a> Canvas<'a> {
     fn legend(&self, left: i32, rules: &[&str]) -> Result<()> {
         let (mut x, mut y) = (left, 12);
         for rule in rules {
-            let width = 26 + 7 * length(rule.chars().count());
-            if x + width > 840 {
+            let width = 34 + 7 * length(rule.chars().count());
+            if x + width > 850 {
                 (x, y) = (left, y + 20);
             }
             self.dot((x, y), 5, colour(rule), true)?;

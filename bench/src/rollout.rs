@@ -39,8 +39,12 @@ pub struct RolloutCell {
 pub struct Gate {
     pub higher_is_better: bool,
     pub tolerance: f64,
+    /// Rates below never roll back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
+    /// The rate that is safe without a baseline to compare with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safe_rate: Option<f64>,
     /// `maxServiceImpact`.
     pub impact: f64,
     /// What the rules with a threshold allow.
@@ -96,6 +100,7 @@ impl Gate {
             higher_is_better: false,
             tolerance: 0.1,
             floor: Some(0.001),
+            safe_rate: Some(0.001),
             impact: 0.5,
             threshold: Some(threshold),
         }
@@ -104,7 +109,14 @@ impl Gate {
     /// One of which more is better.
     #[must_use]
     pub fn higher() -> Self {
-        Self { higher_is_better: true, tolerance: 0.1, floor: None, impact: 0.5, threshold: None }
+        Self {
+            higher_is_better: true,
+            tolerance: 0.1,
+            floor: None,
+            safe_rate: None,
+            impact: 0.5,
+            threshold: None,
+        }
     }
 
     /// Neither tolerance nor floor, and an impact of at most 25 %, of 15 % if more is better.
@@ -211,7 +223,7 @@ fn promotion(gate: Gate, tau: f64, step: usize, split: &Split) -> Result<NonInfe
     let next = WEIGHTS.get(step + 1).copied().unwrap_or(1.0);
     // A margin at or below 1 would ask for a canary that is better than the baseline.
     let margin = (gate.margin(next) / history::margin_divisor(tau, split)).max(1.0);
-    Ok(NonInferiority::new(margin, gate.floor.map(|floor| (floor, next)))?)
+    Ok(NonInferiority::new(margin, gate.safe_rate.map(|rate| (rate, next)))?)
 }
 
 impl Rollout<'_> {
