@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::ratio::{self, RatioCell, RatioRule};
 use crate::results::Ending;
-use crate::rollout::{self, Driver, Gate, PodMargin, RolloutCell};
+use crate::rollout::{self, Driver, Gate, Past, RolloutCell};
 use crate::traffic::{Bursts, Incident, Metric, Service, Split};
 
 /// Runs of a cell in which rare endings are counted.
@@ -152,7 +152,7 @@ fn good() -> Vec<Cell> {
             name,
             title,
             MANY,
-            RatioCell { threshold, ..RatioCell::new(service, split, 60, &rules) },
+            RatioCell { threshold, draws_history: true, ..RatioCell::new(service, split, 60, &rules) },
         )
     };
     vec![
@@ -225,7 +225,7 @@ fn sizes() -> Vec<Cell> {
     [1.2, 1.5, 2.0, 3.0, 5.0, 10.0]
         .into_iter()
         .map(|ratio| {
-            let mut rules = vec![RatioRule::Exact, RatioRule::Short, RatioRule::Defaults, RatioRule::Oracle];
+            let mut rules = vec![RatioRule::Exact, RatioRule::Calibrated, RatioRule::Defaults, RatioRule::Oracle];
             rules.extend(ratio::RIVALS);
             let cell = RatioCell::new(Service::new(200.0, 0.005, ratio), Split::new(0.1, 20), 120, &rules);
             let cell = RatioCell { threshold: Some(0.01), ..cell };
@@ -242,7 +242,7 @@ fn efficiency() -> Vec<Cell> {
             for requests in [10.0, 50.0, 200.0] {
                 for ratio in [1.5, 2.0, 3.0, 5.0] {
                     let service = Service::new(requests, rate, ratio);
-                    let rules = [RatioRule::Exact, RatioRule::Short, RatioRule::Defaults, RatioRule::Oracle];
+                    let rules = [RatioRule::Exact, RatioRule::Calibrated, RatioRule::Defaults, RatioRule::Oracle];
                     let cell = RatioCell::new(service, Split::new(weight, 20), 60, &rules);
                     let bound = cell.bound();
                     if (2.0..60.0).contains(&bound) {
@@ -276,7 +276,7 @@ fn strong() -> Vec<Cell> {
             let title =
                 format!("{requests} rps, {} %, weight {} %, ×{ratio}", percent(rate), percent(weight));
             let name = format!("{requests}rps-{}%-w{}%-x{ratio}", percent(rate), percent(weight));
-            let rules = [RatioRule::Exact, RatioRule::Short, RatioRule::Defaults, RatioRule::Oracle];
+            let rules = [RatioRule::Exact, RatioRule::Calibrated, RatioRule::Defaults, RatioRule::Oracle];
             let cell =
                 RatioCell::new(Service::new(requests, rate, ratio), Split::new(weight, 20), 30, &rules);
             cells.push(Cell::ratio(Group::Strong, &name, &title, SOME, cell));
@@ -349,14 +349,14 @@ fn rollouts() -> Vec<Cell> {
     let bursts = Some(Bursts { per_hour: 30.0, mean: 50.0, seconds: 5 });
     let incident = Some(Incident { from_minute: 4, minutes: 5, factor: 20.0 });
     let gates = vec![Gate::lower(0.01), Gate::lower(0.06), Gate::higher()];
-    let ours = [Driver::Davylamp(PodMargin::History), Driver::Davylamp(PodMargin::Assumed), Driver::Strict];
+    let ours = [Driver::Davylamp(Past::History), Driver::Davylamp(Past::Unknown), Driver::Strict];
     let drivers = [&ours[..], &rollout::RIVALS].concat();
     let cell = |name: &str, title: &str, runs: u32, service: Service| Cell {
         name: format!("rollout/{name}"),
         group: Group::Rollout,
         title: title.to_owned(),
         runs,
-        kind: Kind::Rollout(RolloutCell { service, gates: gates.clone(), drivers: drivers.clone() }),
+        kind: Kind::Rollout(RolloutCell::new(service, &gates, &drivers)),
     };
     vec![
         cell("good", "good", MANY, good()),

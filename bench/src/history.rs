@@ -1,27 +1,34 @@
-//! What the stable pods' history says before a rollout: how much pods differ.
+//! What the stable pods' history says before a rollout: how much pods differ, and how long bursts last.
 //!
-//! Takes one run's traffic, draws the twelve hours before it, gives the margin for pods.
+//! Takes a service, draws the twelve hours before a run, gives the margin for pods and the setting of the
+//! blocks.
 
-use statrs::distribution::{ChiSquared, ContinuousCDF};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Result;
+use davylamp_stats::{PodCounts, calibrate, pod_effect};
 
 use crate::random::Random;
-use crate::traffic::{Service, Split, Traffic};
+use crate::rules::{ALPHA, Settings};
+use crate::traffic::{ROUND, Service, Split, Traffic};
 
-const HOURS: f64 = 12.0;
+const HOURS: u32 = 12;
 const NORMAL_99: f64 = 2.326_347_874_040_841;
 const NORMAL_95: f64 = 1.644_853_626_951_472_2;
 
+/// Twelve hours of every pod take long to draw: so many histories are shared by the runs of a cell.
+const HISTORIES: u32 = 20;
+
 /// The standard deviation of the logarithms of pods' rates that is assumed without a history.
-pub(crate) const FALLBACK: f64 = 0.05;
+pub(crate) const ASSUMED: f64 = 0.05;
 
 /// What the tolerated ratio is multiplied by.
-#[must_use]
 pub(crate) fn tolerance_factor(tau: f64, split: &Split) -> f64 {
     libm::exp(NORMAL_99 * tau * spread(split))
 }
 
 /// What the margin of non-inferiority is divided by.
-#[must_use]
 pub(crate) fn margin_divisor(tau: f64, split: &Split) -> f64 {
     libm::exp(NORMAL_95 * tau * spread(split))
 }
@@ -31,47 +38,83 @@ fn spread(split: &Split) -> f64 {
 }
 
 /// The spread of a metric over the pods that ran before the rollout, of which those of the baseline stay.
-#[must_use]
 pub(crate) fn pod_spread(
     service: &Service,
     traffic: &Traffic<'_>,
     metric: usize,
     pods: u32,
     random: &mut Random,
-) -> f64 {
-    let requests = service.requests_per_second * HOURS * 3600.0 / f64::from(pods);
-    let bursts_of_pod = service.bursts.filter(|_| metric == 0);
-    let counts: Vec<(f64, f64)> = (0..pods as usize)
+) -> Result<f64> {
+    let requests = service.requests_per_second * f64::from(HOURS) * 3600.0 / f64::from(pods);
+    let bursts = service.bursts.filter(|_| metric == 0);
+    let counts: Vec<PodCounts> = (0..pods as usize)
         .map(|pod| {
             let rate = service.metrics[metric].rate * traffic.stable_effect(metric, pod);
             let mut events = random.poisson(requests * rate);
-            if let Some(bursts) = bursts_of_pod {
-                let mut begin = random.poisson(bursts.per_hour * HOURS / f64::from(pods));
+            if let Some(bursts) = bursts {
+                let mut begin = random.poisson(bursts.per_hour * f64::from(HOURS) / f64::from(pods));
                 while begin >= 1.0 {
                     begin -= 1.0;
                     let size = random.exponential(bursts.mean);
                     events += random.poisson(size);
                 }
             }
-            (events, requests)
+            PodCounts { events, exposure: requests }
         })
         .collect();
-    log_spread(&counts)
+    Ok(pod_effect(&counts)?)
 }
 
-/// The standard deviation of the logarithms of the rates, without the part that counting explains, inflated
-/// to its upper quartile.
-fn log_spread(counts: &[(f64, f64)]) -> f64 {
-    if counts.len() < 3 {
-        return FALLBACK;
+/// The settings that the histories of a cell lead to.
+#[derive(Debug, Default)]
+pub struct Calibrations(Mutex<BTreeMap<(usize, u32), Setting>>);
+
+/// Length and clip of a block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Setting {
+    pub block_seconds: f64,
+    pub clip: f64,
+}
+
+impl Setting {
+    /// What a history without bursts and without differences between pods leads to: the first setting tried.
+    #[must_use]
+    pub fn clean() -> Self {
+        Self { block_seconds: f64::from(ROUND), clip: std::f64::consts::LN_10 }
     }
-    #[expect(clippy::cast_precision_loss, reason = "a few pods")]
-    let pods = counts.len() as f64;
-    let logs: Vec<f64> =
-        counts.iter().map(|(events, exposure)| libm::log(events.max(0.5) / exposure)).collect();
-    let mean = logs.iter().sum::<f64>() / pods;
-    let variance = logs.iter().map(|log| (log - mean) * (log - mean)).sum::<f64>() / (pods - 1.0);
-    let counting = counts.iter().map(|(events, _)| 1.0 / events.max(0.5)).sum::<f64>() / pods;
-    let quartile = ChiSquared::new(pods - 1.0).map_or(pods - 1.0, |law| law.inverse_cdf(0.25));
-    ((variance - counting).max(0.0) * (pods - 1.0) / quartile).sqrt()
+
+    /// These settings, with this length and this clip.
+    #[must_use]
+    pub fn apply(self, settings: Settings) -> Settings {
+        Settings { block_seconds: self.block_seconds, clip: self.clip, ..settings }
+    }
+}
+
+impl Calibrations {
+    /// That of one of the histories of the cell, which is drawn when it is first asked for.
+    pub(crate) fn of_run(
+        &self,
+        service: &Service,
+        metric: usize,
+        pods: u32,
+        name: &str,
+        run: u32,
+    ) -> Result<Setting> {
+        let key = (metric, run % HISTORIES);
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        if let Some(setting) = known {
+            return Ok(setting);
+        }
+        let random = Random::new(&format!("{name}, history of metric {metric}"), key.1);
+        let calibration = calibrate(&rounds(service, metric, pods, random), f64::from(ROUND), ALPHA)?;
+        let setting = Setting { block_seconds: calibration.block_seconds, clip: calibration.clip };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, setting);
+        Ok(setting)
+    }
+}
+
+/// Every pod in every round, all of them stable.
+fn rounds(service: &Service, metric: usize, pods: u32, random: Random) -> Vec<Vec<PodCounts>> {
+    let mut traffic = Traffic::new(service, pods, random);
+    (0..HOURS * 3600 / ROUND).map(|_| traffic.stable_round(metric, pods)).collect()
 }

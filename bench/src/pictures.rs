@@ -40,7 +40,7 @@ fn colour(rule: &str) -> RGBColor {
         "threshold, limit 5" => YELLOW,
         "z-test, 5 %" => PURPLE,
         "z-test, 1 %" => PINK,
-        "Mann-Whitney" | "davylamp, tolerance 0, 5 s blocks" => GREEN,
+        "Mann-Whitney" | "davylamp, tolerance 0, calibrated" => GREEN,
         "oracle SPRT" => INK,
         _ => OURS_LIGHT,
     }
@@ -211,7 +211,7 @@ fn sizes(cells: &[&CellResult], svg: &mut String) -> Result<()> {
 /// One dot per service and rule.
 fn efficiency(cells: &[&CellResult], svg: &mut String) -> Result<()> {
     const RULES: [&str; 4] =
-        ["davylamp, tolerance 0, 5 s blocks", "davylamp, tolerance 0", "davylamp", "oracle SPRT"];
+        ["davylamp, tolerance 0, calibrated", "davylamp, tolerance 0", "davylamp", "oracle SPRT"];
     const HIGHEST: f64 = 4.0;
     let canvas = Canvas::new(svg, 860, 420);
     let (left, right, top, bottom) = (60, 830, 56, 360);

@@ -32,6 +32,11 @@ impl Random {
         self.0.random::<f64>() < probability
     }
 
+    /// A whole number below this one, which is not 0.
+    pub fn below(&mut self, bound: u32) -> u32 {
+        self.0.random_range(0..bound)
+    }
+
     /// Arrivals, of which `mean` are expected.
     pub fn poisson(&mut self, mean: f64) -> f64 {
         Poisson::new(mean).map_or(0.0, |law| law.sample(&mut self.0))

@@ -1,10 +1,12 @@
 //! A canary at one weight and one ratio metric: all rules read the same counts.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use davylamp_stats::Counts;
 use serde::Serialize;
 
-use crate::history;
+use crate::history::{self, Calibrations, Setting};
 use crate::random::Random;
 use crate::results::{Ending, Outcome};
 use crate::rules::{Davylamp, MannWhitney, Oracle, Rule, Settings, Threshold, ZTest};
@@ -25,17 +27,19 @@ pub struct RatioCell {
     pub threshold: Option<f64>,
     #[serde(skip)]
     pub rules: Vec<RatioRule>,
+    /// The history is drawn; else it is known to be without bursts and differences between pods.
+    pub draws_history: bool,
+    #[serde(skip)]
+    pub calibrations: Arc<Calibrations>,
 }
 
 /// A rule of this cell.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RatioRule {
-    /// Tolerance 10 %, floor 0.1 %, margin for pods.
+    /// Tolerance 10 %, floor 0.1 %, and what history says about pods and bursts.
     Defaults,
     /// Tolerance 0, no floor, no margin.
     Exact,
-    /// The same with blocks of 5 seconds, which a history without bursts allows.
-    Short,
     /// Tolerance 0 with what history says about pods and bursts.
     Calibrated,
     /// What the canary has as its true ratio is tolerated, no floor, no margin.
@@ -63,7 +67,6 @@ impl RatioRule {
         match self {
             Self::Defaults => "davylamp".to_owned(),
             Self::Exact => "davylamp, tolerance 0".to_owned(),
-            Self::Short => "davylamp, tolerance 0, 5 s blocks".to_owned(),
             Self::Calibrated => "davylamp, tolerance 0, calibrated".to_owned(),
             Self::Boundary => "davylamp, the truth tolerated, no floor".to_owned(),
             Self::Threshold(limit) => format!("threshold, limit {limit}"),
@@ -78,7 +81,16 @@ impl RatioCell {
     /// The rules with a threshold allow twice the baseline's rate.
     #[must_use]
     pub fn new(service: Service, split: Split, minutes: u32, rules: &[RatioRule]) -> Self {
-        Self { service, split, higher_is_better: false, minutes, threshold: None, rules: rules.to_vec() }
+        Self {
+            service,
+            split,
+            higher_is_better: false,
+            minutes,
+            threshold: None,
+            rules: rules.to_vec(),
+            draws_history: false,
+            calibrations: Arc::default(),
+        }
     }
 
     /// One run: how each rule ended, in the order of the rules.
@@ -87,13 +99,18 @@ impl RatioCell {
         let mut traffic = Traffic::new(&self.service, pods, Random::new(name, run));
         let mut past = Random::new(&format!("{name}, history"), run);
         let tau = if self.service.pod_cv > 0.0 {
-            history::pod_spread(&self.service, &traffic, 0, pods, &mut past)
+            history::pod_spread(&self.service, &traffic, 0, pods, &mut past)?
         } else {
             0.0
         };
+        let setting = if self.draws_history {
+            self.calibrations.of_run(&self.service, 0, pods, name, run)?
+        } else {
+            Setting::clean()
+        };
         let mut rules = Vec::new();
         for rule in &self.rules {
-            rules.push(self.build(*rule, history::tolerance_factor(tau, &self.split))?);
+            rules.push(self.build(*rule, history::tolerance_factor(tau, &self.split), setting)?);
         }
 
         let onset = self.service.metrics[0].onset * MINUTE;
@@ -121,11 +138,11 @@ impl RatioCell {
         Ok(endings)
     }
 
-    fn build(&self, rule: RatioRule, pod_factor: f64) -> Result<Box<dyn Rule>> {
+    fn build(&self, rule: RatioRule, pod_factor: f64, setting: Setting) -> Result<Box<dyn Rule>> {
         let ours = |settings: Settings| -> Result<Box<dyn Rule>> { Ok(Box::new(Davylamp::new(settings)?)) };
         match rule {
             RatioRule::Defaults => {
-                let defaults = Settings::defaults();
+                let defaults = setting.apply(Settings::defaults());
                 if self.higher_is_better {
                     ours(Settings { rho0: pod_factor / 0.9, floor: None, ..defaults })
                 } else {
@@ -133,8 +150,9 @@ impl RatioCell {
                 }
             }
             RatioRule::Exact => ours(Settings::exact()),
-            RatioRule::Short => ours(Settings { block_seconds: 5.0, ..Settings::exact() }),
-            RatioRule::Calibrated => ours(Settings { rho0: pod_factor, ..Settings::exact() }),
+            RatioRule::Calibrated => {
+                ours(Settings { rho0: pod_factor, ..setting.apply(Settings::exact()) })
+            }
             RatioRule::Boundary => {
                 ours(Settings { rho0: self.service.metrics[0].ratio, ..Settings::exact() })
             }

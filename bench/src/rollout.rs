@@ -3,11 +3,13 @@
 //! Each driver has its own traffic, because the split depends on its decisions; the pods and the service are
 //! the same. Takes a service and policies, gives how each rollout ended, when, and what it cost.
 
+use std::sync::Arc;
+
 use anyhow::Result;
-use davylamp_stats::{Counts, NonInferiority, combine_log_e};
+use davylamp_stats::{Counts, EventProcess, NonInferiority, combine_log_e};
 use serde::Serialize;
 
-use crate::history;
+use crate::history::{self, Calibrations, Setting};
 use crate::random::Random;
 use crate::results::{Ending, Outcome};
 use crate::rules::{ALPHA, Blocks, Minute, Rule, Settings, Threshold, TimePoints};
@@ -32,6 +34,8 @@ pub struct RolloutCell {
     pub gates: Vec<Gate>,
     #[serde(skip)]
     pub drivers: Vec<Driver>,
+    #[serde(skip)]
+    pub calibrations: Arc<Calibrations>,
 }
 
 /// How a metric is judged.
@@ -55,7 +59,7 @@ pub struct Gate {
 /// Who decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
-    Davylamp(PodMargin),
+    Davylamp(Past),
     /// Nothing tolerated, no floor, and half of the impact or less.
     Strict,
     /// Five minutes a step; a threshold each minute, with this failure limit.
@@ -66,12 +70,11 @@ pub enum Driver {
     MannWhitneyEachMinute,
 }
 
-/// Where the spread of the pods' rates is known from.
+/// What is known of the time before the rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PodMargin {
-    None,
-    /// Without a history, 5 % is assumed.
-    Assumed,
+pub enum Past {
+    /// Nothing: the pods' rates are taken to differ by 5 %.
+    Unknown,
     /// Twelve hours of the stable pods.
     History,
 }
@@ -145,9 +148,8 @@ impl Driver {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Davylamp(PodMargin::None) => "davylamp, no pod margin",
-            Self::Davylamp(PodMargin::Assumed) => "davylamp, pods 5 % assumed",
-            Self::Davylamp(PodMargin::History) => "davylamp",
+            Self::Davylamp(Past::Unknown) => "davylamp, no history",
+            Self::Davylamp(Past::History) => "davylamp",
             Self::Strict => "davylamp, tolerance 0, impact 25 %",
             Self::Threshold(0) => "threshold, limit 0",
             Self::Threshold(_) => "threshold, limit 3",
@@ -158,6 +160,11 @@ impl Driver {
 }
 
 impl RolloutCell {
+    #[must_use]
+    pub fn new(service: Service, gates: &[Gate], drivers: &[Driver]) -> Self {
+        Self { service, gates: gates.to_vec(), drivers: drivers.to_vec(), calibrations: Arc::default() }
+    }
+
     /// One run: how the rollout ended for each driver.
     pub fn run(&self, name: &str, run: u32) -> Result<Vec<Ending>> {
         self.drivers
@@ -168,14 +175,10 @@ impl RolloutCell {
                     traffic: Traffic::new(&self.service, PODS, Random::new(name, run)),
                 };
                 match *driver {
-                    Driver::Davylamp(margin) => {
-                        let mut past = Random::new(&format!("{name}, history"), run);
-                        rollout.davylamp(&self.gates, margin, &mut past)
-                    }
+                    Driver::Davylamp(past) => rollout.davylamp(&self.gates, past),
                     Driver::Strict => {
                         let gates: Vec<Gate> = self.gates.iter().map(|gate| gate.strict()).collect();
-                        let mut past = Random::new(&format!("{name}, history"), run);
-                        rollout.davylamp(&gates, PodMargin::History, &mut past)
+                        rollout.davylamp(&gates, Past::History)
                     }
                     Driver::Threshold(limit) => rollout.thresholds(limit),
                     Driver::MannWhitneyPerStep => rollout.mann_whitney(FIXED_STEP, true),
@@ -196,6 +199,8 @@ impl RolloutCell {
 /// One rollout of one driver.
 struct Rollout<'a> {
     cell: &'a RolloutCell,
+    name: &'a str,
+    run: u32,
     traffic: Traffic<'a>,
 }
 
@@ -203,17 +208,24 @@ struct Rollout<'a> {
 struct Judged {
     gate: Gate,
     tau: f64,
-    regression: davylamp_stats::EventProcess,
+    blocks: Blocks,
+    regression: EventProcess,
     promotion: NonInferiority,
 }
 
 impl Judged {
-    fn begin_step(&mut self, step: usize, split: &Split) -> Result<()> {
-        self.promotion = promotion(self.gate, self.tau, step, split)?;
+    fn round(&mut self, counts: &Counts) -> Result<()> {
+        if let Some(first) = self.blocks.place(counts) {
+            let counts = self.gate.orient(counts);
+            self.regression.round(&counts, first)?;
+            self.promotion.round(&counts, first)?;
+        }
         Ok(())
     }
 
-    fn tolerate(&mut self, split: &Split) -> Result<()> {
+    /// Other pods are compared from now on.
+    fn compare(&mut self, split: &Split) -> Result<()> {
+        self.blocks.close();
         let pods = Split { canary_pods: split.warm_pods.max(1), ..*split };
         Ok(self.regression.tolerate(self.gate.rho0() * history::tolerance_factor(self.tau, &pods))?)
     }
@@ -227,51 +239,32 @@ fn promotion(gate: Gate, tau: f64, step: usize, split: &Split) -> Result<NonInfe
 }
 
 impl Rollout<'_> {
-    fn davylamp(mut self, gates: &[Gate], margin: PodMargin, past: &mut Random) -> Result<Ending> {
+    fn davylamp(mut self, gates: &[Gate], past: Past) -> Result<Ending> {
         let Timing { warmup, settle, hold_min, hold_max } = TIMING;
         let mut step = 0;
         let mut split = Split { warm_pods: 0, ..Split::new(WEIGHTS[step], PODS) };
         let mut judged = Vec::new();
         for (index, gate) in gates.iter().enumerate() {
-            let tau = match margin {
-                PodMargin::None => 0.0,
-                PodMargin::Assumed => history::FALLBACK,
-                PodMargin::History => {
-                    history::pod_spread(&self.cell.service, &self.traffic, index, PODS, past)
-                }
-            };
-            let exact = Settings::exact();
-            judged.push(Judged {
-                gate: *gate,
-                tau,
-                regression: davylamp_stats::EventProcess::new(gate.rho0(), exact.block_seconds, gate.floor)?,
-                promotion: promotion(*gate, tau, step, &split)?,
-            });
+            judged.push(self.judge(index, *gate, past, &split)?);
         }
         let weights = vec![1.0 / f64::from(u32::try_from(judged.len())?); judged.len()];
-        let mut blocks = Blocks::new(Settings::exact().block_seconds);
-        let (mut counts, mut excess, mut age) = (Vec::new(), 0.0, 0);
-        let (mut evidence, mut safe, mut round) = (Vec::new(), false, 0);
+        let mut evidence = vec![0.0; judged.len()];
+        let (mut counts, mut excess, mut age, mut round) = (Vec::new(), 0.0, 0, 0);
         loop {
             round += 1;
+            age += 1;
             excess += self.cell.excess(split.weight, round);
             self.traffic.round(&split, &mut counts);
-            age += 1;
-            if age > settle
-                && let Some(first) = blocks.place(&counts[0])
-            {
-                evidence.clear();
-                safe = true;
-                for (metric, counts) in judged.iter_mut().zip(&counts) {
-                    let counts = metric.gate.orient(counts);
-                    metric.regression.round(&counts, first)?;
-                    metric.promotion.round(&counts, first)?;
-                    evidence.push(metric.regression.log_e());
-                    safe &= metric.promotion.log_e() >= -libm::log(BETA);
+            let mut safe = true;
+            for ((metric, counts), evidence) in judged.iter_mut().zip(&counts).zip(&mut evidence) {
+                if age > settle {
+                    metric.round(counts)?;
                 }
-                if combine_log_e(&evidence, &weights)? >= -libm::log(ALPHA) {
-                    return Ok(Ending { outcome: Outcome::RolledBack, rounds: round, excess });
-                }
+                *evidence = metric.regression.log_e();
+                safe &= metric.promotion.log_e() >= -libm::log(BETA);
+            }
+            if combine_log_e(&evidence, &weights)? >= -libm::log(ALPHA) {
+                return Ok(Ending { outcome: Outcome::RolledBack, rounds: round, excess });
             }
             if safe && age >= hold_min {
                 step += 1;
@@ -279,23 +272,51 @@ impl Rollout<'_> {
                     return Ok(Ending { outcome: Outcome::Promoted, rounds: round, excess });
                 };
                 split = Split { warm_pods: split.canary_pods, ..Split::new(weight, PODS) };
-                (age, safe) = (0, false);
-                blocks.close();
+                age = 0;
                 for metric in &mut judged {
-                    metric.begin_step(step, &split)?;
-                    metric.tolerate(&split)?;
+                    metric.promotion = promotion(metric.gate, metric.tau, step, &split)?;
+                    metric.compare(&split)?;
                 }
             } else if age >= hold_max {
                 return Ok(Ending { outcome: Outcome::Paused, rounds: round, excess });
             }
             if age == warmup {
                 split.warm_pods = split.canary_pods;
-                blocks.close();
                 for metric in &mut judged {
-                    metric.tolerate(&split)?;
+                    metric.compare(&split)?;
                 }
             }
         }
+    }
+
+    /// A metric at the first step.
+    fn judge(&self, index: usize, gate: Gate, past: Past, split: &Split) -> Result<Judged> {
+        let Self { cell, name, run, traffic } = self;
+        let (tau, setting) = match past {
+            Past::Unknown => {
+                let Settings { block_seconds, clip, .. } = Settings::exact();
+                (history::ASSUMED, Setting { block_seconds, clip })
+            }
+            Past::History => {
+                let mut random = Random::new(&format!("{name}, pods of metric {index}"), *run);
+                let tau = history::pod_spread(&cell.service, traffic, index, PODS, &mut random)?;
+                let clean = cell.service.bursts.is_none() && cell.service.pod_cv <= 0.0;
+                let setting = if clean {
+                    Setting::clean()
+                } else {
+                    cell.calibrations.of_run(&cell.service, index, PODS, name, *run)?
+                };
+                (tau, setting)
+            }
+        };
+        Ok(Judged {
+            gate,
+            tau,
+            blocks: Blocks::new(setting.block_seconds),
+            regression: EventProcess::new(gate.rho0(), setting.block_seconds, gate.floor)?
+                .with_clip(setting.clip)?,
+            promotion: promotion(gate, tau, 0, split)?,
+        })
     }
 
     /// Steps of a fixed length, and the limits of the metrics that have one.

@@ -4,7 +4,7 @@
 //! adding Poisson arrivals gives the same law. Every pod of a cohort gets the same share of its traffic, so
 //! that the pods of a cohort count as one with the average of their rates.
 
-use davylamp_stats::Counts;
+use davylamp_stats::{Counts, PodCounts};
 use serde::Serialize;
 
 use crate::random::Random;
@@ -147,6 +147,8 @@ enum Pod {
     Baseline,
     /// Too young to be compared.
     Young,
+    /// This one, of a service that is not being rolled out.
+    Stable(u32),
 }
 
 impl<'a> Traffic<'a> {
@@ -199,46 +201,92 @@ impl<'a> Traffic<'a> {
         }
     }
 
+    /// The counts of each pod in the next round of a service that is not being rolled out and has no incident.
+    pub(crate) fn stable_round(&mut self, metric: usize, pods: u32) -> Vec<PodCounts> {
+        self.round += 1;
+        let mut requests = self.service.requests_per_second * f64::from(ROUND) / f64::from(pods);
+        if self.service.traffic_cv > 0.0 {
+            requests *= self.random.gamma_factor(self.service.traffic_cv);
+        }
+        let rate = self.service.metrics[metric].rate * self.drift();
+        let mut counts = Vec::with_capacity(pods as usize);
+        for pod in 0..pods as usize {
+            let exposure = self.random.poisson(requests);
+            let events =
+                self.random.binomial(exposure, (rate * self.stable_effect(metric, pod)).min(LARGEST_RATE));
+            counts.push(PodCounts { events, exposure });
+        }
+        if metric == 0 {
+            self.begin_bursts(|random| Pod::Stable(random.below(pods)));
+            for (pod, errors) in self.burst_errors() {
+                if let Pod::Stable(pod) = pod
+                    && let Some(counts) = counts.get_mut(pod as usize)
+                {
+                    counts.events = (counts.events + errors).min(counts.exposure);
+                }
+            }
+        }
+        counts
+    }
+
     /// What the rates of both cohorts are multiplied by.
     fn common_factor(&self, minute: u32) -> f64 {
-        let turns = f64::from(self.round) / f64::from(30 * MINUTE);
-        let drift = 1.0 + self.service.drift * libm::sin(std::f64::consts::TAU * turns);
         let incident = self.service.incident.map_or(1.0, |incident| {
             let during = (incident.from_minute..incident.from_minute + incident.minutes).contains(&minute);
             if during { incident.factor } else { 1.0 }
         });
-        drift * incident
+        self.drift() * incident
+    }
+
+    fn drift(&self) -> f64 {
+        let turns = f64::from(self.round) / f64::from(30 * MINUTE);
+        1.0 + self.service.drift * libm::sin(std::f64::consts::TAU * turns)
     }
 
     /// Errors of bursts in this round, of the canary and of the baseline.
     fn bursts(&mut self, split: &Split, warm: f64) -> (f64, f64) {
-        let Some(bursts) = self.service.bursts else { return (0.0, 0.0) };
+        self.begin_bursts(|random| {
+            if !random.chance(split.weight) {
+                Pod::Baseline
+            } else if random.chance(warm) {
+                Pod::Canary
+            } else {
+                Pod::Young
+            }
+        });
+        let (mut canary, mut baseline) = (0.0, 0.0);
+        for (pod, errors) in self.burst_errors() {
+            match pod {
+                Pod::Canary => canary += errors,
+                Pod::Baseline | Pod::Stable(_) => baseline += errors,
+                Pod::Young => {}
+            }
+        }
+        (canary, baseline)
+    }
+
+    /// Bursts that begin in this round, each at a pod that is drawn.
+    fn begin_bursts(&mut self, pod: impl Fn(&mut Random) -> Pod) {
+        let Some(bursts) = self.service.bursts else { return };
         let rounds = bursts.seconds.div_ceil(ROUND).max(1);
         let mut begin = self.random.poisson(bursts.per_hour * f64::from(ROUND) / 3600.0);
         while begin >= 1.0 {
             begin -= 1.0;
-            let pod = if !self.random.chance(split.weight) {
-                Pod::Baseline
-            } else if self.random.chance(warm) {
-                Pod::Canary
-            } else {
-                Pod::Young
-            };
+            let pod = pod(&mut self.random);
             let errors_per_round = self.random.exponential(bursts.mean) / f64::from(rounds);
             self.bursting.push(Bursting { pod, errors_per_round, rounds });
         }
-        let (mut canary, mut baseline) = (0.0, 0.0);
+    }
+
+    /// The errors of each burst in this round.
+    fn burst_errors(&mut self) -> Vec<(Pod, f64)> {
+        let mut errors = Vec::new();
         for burst in &mut self.bursting {
-            let errors = self.random.poisson(burst.errors_per_round);
+            errors.push((burst.pod, self.random.poisson(burst.errors_per_round)));
             burst.rounds -= 1;
-            match burst.pod {
-                Pod::Canary => canary += errors,
-                Pod::Baseline => baseline += errors,
-                Pod::Young => {}
-            }
         }
         self.bursting.retain(|burst| burst.rounds > 0);
-        (canary, baseline)
+        errors
     }
 }
 
