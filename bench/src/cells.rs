@@ -225,7 +225,8 @@ fn sizes() -> Vec<Cell> {
     [1.2, 1.5, 2.0, 3.0, 5.0, 10.0]
         .into_iter()
         .map(|ratio| {
-            let mut rules = vec![RatioRule::Exact, RatioRule::Calibrated, RatioRule::Defaults, RatioRule::Oracle];
+            let mut rules =
+                vec![RatioRule::Exact, RatioRule::Calibrated, RatioRule::Defaults, RatioRule::Oracle];
             rules.extend(ratio::RIVALS);
             let cell = RatioCell::new(Service::new(200.0, 0.005, ratio), Split::new(0.1, 20), 120, &rules);
             let cell = RatioCell { threshold: Some(0.01), ..cell };
@@ -242,7 +243,8 @@ fn efficiency() -> Vec<Cell> {
             for requests in [10.0, 50.0, 200.0] {
                 for ratio in [1.5, 2.0, 3.0, 5.0] {
                     let service = Service::new(requests, rate, ratio);
-                    let rules = [RatioRule::Exact, RatioRule::Calibrated, RatioRule::Defaults, RatioRule::Oracle];
+                    let rules =
+                        [RatioRule::Exact, RatioRule::Calibrated, RatioRule::Defaults, RatioRule::Oracle];
                     let cell = RatioCell::new(service, Split::new(weight, 20), 60, &rules);
                     let bound = cell.bound();
                     if (2.0..60.0).contains(&bound) {

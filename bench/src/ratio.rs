@@ -150,9 +150,7 @@ impl RatioCell {
                 }
             }
             RatioRule::Exact => ours(Settings::exact()),
-            RatioRule::Calibrated => {
-                ours(Settings { rho0: pod_factor, ..setting.apply(Settings::exact()) })
-            }
+            RatioRule::Calibrated => ours(Settings { rho0: pod_factor, ..setting.apply(Settings::exact()) }),
             RatioRule::Boundary => {
                 ours(Settings { rho0: self.service.metrics[0].ratio, ..Settings::exact() })
             }

@@ -172,6 +172,8 @@ impl RolloutCell {
             .map(|driver| {
                 let rollout = Rollout {
                     cell: self,
+                    name,
+                    run,
                     traffic: Traffic::new(&self.service, PODS, Random::new(name, run)),
                 };
                 match *driver {
