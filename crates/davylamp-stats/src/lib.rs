@@ -7,7 +7,8 @@
 //!
 //! | Question | Answer |
 //! |---|---|
-//! | Is the canary worse than tolerated? | [`EventProcess`] |
+//! | Is the canary worse than tolerated? | [`EventProcess`], [`ProportionProcess`] for rates above 20 % |
+//! | And exactly, for one block of whole counts? | [`hyper_tilt_log_e`] |
 //! | Is it shown not to be too bad for the next step? | [`NonInferiority`] |
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
@@ -29,8 +30,10 @@ pub mod counter;
 mod counts;
 mod error;
 pub mod event;
+pub mod hypergeometric;
 pub mod interval;
 pub mod non_inferiority;
+pub mod ripr;
 mod state;
 
 pub use capital::Capital;
@@ -39,5 +42,7 @@ pub use counter::{counter_increment, counter_increments};
 pub use counts::Counts;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
+pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
+pub use ripr::{COMMON_RATE, ProportionProcess};

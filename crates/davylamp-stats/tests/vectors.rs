@@ -4,18 +4,16 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use davylamp_stats::ripr::{Rates, Ripr, difference_log_factor, ratio_log_factor};
 use davylamp_stats::{
     Capital, Counts, EventProcess, NonInferiority, RATIO_GRID, combine_log_e, counter_increments,
-    event_log_factor, rr_confidence_sequence,
+    event_log_factor, hyper_tilt_log_e, rr_confidence_sequence,
 };
 use serde_json::{Value, json};
 
 /// The functions that are still to be written.
-const LATER: [&str; 18] = [
-    "bernoulli_ripr_diff",
-    "bernoulli_ripr_rr",
+const LATER: [&str; 15] = [
     "histogram_quantile",
-    "hyper_tilt_log_e",
     "info_rate",
     "pearson_dispersion",
     "planner",
@@ -111,6 +109,15 @@ fn compute(function: &str, inputs: &Value) -> Option<Value> {
         }
         "event_clip_log_e" => event_clip_log_e(inputs),
         "event_process" => event_process(inputs),
+        "hyper_tilt_log_e" => hyper_tilt(inputs),
+        "bernoulli_ripr_rr" => {
+            let rho0 = number(&inputs["rho0"]);
+            nearest(ratio_log_factor(rho0, &alternative(inputs), &columns(inputs)[0]).unwrap())
+        }
+        "bernoulli_ripr_diff" => {
+            let delta = number(&inputs["delta"]);
+            nearest(difference_log_factor(delta, &alternative(inputs), &columns(inputs)[0]).unwrap())
+        }
         "ni_process" => ni_process(inputs),
         "combine_log_e" => {
             json!(combine_log_e(&numbers(&inputs["log_e"]), &numbers(&inputs["weights"])).unwrap())
@@ -192,6 +199,30 @@ fn ni_process(inputs: &Value) -> Value {
         })
     };
     rounds(inputs).map(after_round).collect()
+}
+
+fn hyper_tilt(inputs: &Value) -> Value {
+    let x_canary = number(&inputs["x_canary"]);
+    let counts = Counts {
+        x_canary,
+        x_baseline: number(&inputs["total_events"]) - x_canary,
+        n_canary: number(&inputs["n_canary"]),
+        n_baseline: number(&inputs["n_baseline"]),
+    };
+    let tilt = hyper_tilt_log_e(number(&inputs["psi"]), &counts).unwrap();
+    json!({ "log_mgf": tilt.log_mgf, "log_e": tilt.log_e })
+}
+
+fn alternative(inputs: &Value) -> Rates {
+    Rates { canary: number(&inputs["theta1_canary"]), baseline: number(&inputs["theta1_baseline"]) }
+}
+
+fn nearest(ripr: Ripr) -> Value {
+    json!({
+        "theta0_canary": ripr.null.canary,
+        "theta0_baseline": ripr.null.baseline,
+        "log_e": ripr.log_e,
+    })
 }
 
 /// The counts of inputs that have one list, or one number, per field.
