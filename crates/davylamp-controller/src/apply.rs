@@ -1,25 +1,23 @@
 //! From what should be to what is written. [`plan`] is pure: it compares the desired with the caches and lists what is
 //! missing, in the order in which it must happen; [`Applier::execute`] does one of it, bounded in time and safe to repeat.
 
-use std::fmt;
-use std::time::Duration;
-
+use axum::http::uri::InvalidUri;
 use davylamp_api::labels::{self, MANAGER, MANAGER_SCALE, MANAGER_STATUS};
 use davylamp_api::rollout::RouteRef;
 use davylamp_api::{RolloutRunSpec, RolloutSpec};
 use davylamp_engine::observed::{Hash, Role, Template};
 use davylamp_engine::{Desired, RouteGoal};
+use kube::Resource;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::Request;
-use kube::{Client, Resource};
+use kube::core::request::Error::BuildRequest;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::call::{CallError, counted};
+use crate::call::{CallError, Caller};
 use crate::memory::{Memories, Memory};
 use crate::objects::{self, APPLIED};
 use crate::observe::{Caches, Subject};
-use crate::telemetry::Telemetry;
 use crate::traffic::{self, Backends, GatewayRouter, TrafficError};
 use crate::views::{ReplicaSetView, owner};
 
@@ -221,18 +219,10 @@ fn route_differs(subject: &Subject, caches: &Caches, target: &RouteRef, goal: &R
 }
 
 /// Writes to the API server.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Applier {
-    client: Client,
-    limit: Duration,
-    telemetry: Telemetry,
+    caller: Caller,
     router: GatewayRouter,
-}
-
-impl fmt::Debug for Applier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Applier").field("limit", &self.limit).finish_non_exhaustive()
-    }
 }
 
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
@@ -265,23 +255,10 @@ fn view<K: DeserializeOwned>(object: &DynamicObject) -> Option<K> {
 }
 
 impl Applier {
-    /// With this time for each call.
+    /// By this caller.
     #[must_use]
-    pub fn new(client: Client, limit: Duration, telemetry: Telemetry) -> Self {
-        let router = GatewayRouter::new(client.clone(), limit);
-        Self { client, limit, telemetry, router }
-    }
-
-    fn api(&self, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), namespace, resource)
-    }
-
-    async fn call<T>(
-        &self,
-        what: &'static str,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, CallError> {
-        counted(&self.telemetry, self.limit, what, call).await
+    pub fn new(caller: Caller) -> Self {
+        Self { router: GatewayRouter::new(caller.clone()), caller }
     }
 
     /// Does one thing.
@@ -320,7 +297,7 @@ impl Applier {
         let mut body = objects::replica_set(subject, spec, &spec.template.0, hash, 0, 0);
         let name = format!("{}-check", objects::revision_name(&subject.key.name, hash));
         body["metadata"]["name"] = json!(name);
-        let answer = match self.call("check ReplicaSet", self.dry_run(&subject.key.namespace, &body)).await {
+        let answer = match self.dry_run(&subject.key.namespace, &body).await {
             Ok(_) => Template::Accepted,
             Err(error) => match error.status() {
                 Some(status) if matches!(status.code, 400 | 403 | 422) => {
@@ -335,15 +312,17 @@ impl Applier {
 
     /// Creates nothing, strictly. Not by server-side apply: to what is unknown in an object, that answers "internal error",
     /// and it refuses lists which a creation takes.
-    async fn dry_run(&self, namespace: &str, body: &Value) -> Result<DynamicObject, kube::Error> {
+    async fn dry_run(&self, namespace: &str, body: &Value) -> Result<DynamicObject, CallError> {
         let url = DynamicObject::url_path(&replica_sets(), Some(namespace));
         let params = PostParams { dry_run: true, field_manager: Some(MANAGER.to_owned()) };
-        let body = serde_json::to_vec(body).map_err(kube::Error::SerdeError)?;
-        let mut request = Request::new(url).create(&params, body).map_err(kube::Error::BuildRequest)?;
+        let request = Request::new(url).create(&params, body.to_string().into_bytes());
         // A parameter that kube knows for patches only.
-        let strict = format!("{}&fieldValidation=Strict", request.uri());
-        *request.uri_mut() = strict.parse().map_err(|error| kube::Error::HttpError(Into::into(error)))?;
-        self.client.request(request).await
+        let request = request.and_then(|mut request| {
+            let strict = format!("{}&fieldValidation=Strict", request.uri());
+            *request.uri_mut() = strict.parse().map_err(|error: InvalidUri| BuildRequest(error.into()))?;
+            Ok(request)
+        });
+        self.caller.request("check ReplicaSet", request).await
     }
 
     async fn fill_replicas(&self, subject: &Subject, size: i32) -> Result<(), ApplyError> {
@@ -354,8 +333,10 @@ impl Applier {
             "spec": {"replicas": size},
         });
         let params = PatchParams::apply(MANAGER_SCALE);
-        let api = self.api(&subject.key.namespace, &rollout);
-        self.call("apply Rollout", api.patch(&subject.key.name, &params, &Patch::Apply(&body))).await?;
+        let api = self.caller.api(&subject.key.namespace, &rollout);
+        self.caller
+            .call("apply Rollout", api.patch(&subject.key.name, &params, &Patch::Apply(&body)))
+            .await?;
         Ok(())
     }
 
@@ -366,13 +347,13 @@ impl Applier {
         spec: &RolloutRunSpec,
         memories: &Memories,
     ) -> Result<(), ApplyError> {
-        let api = self.api(&subject.key.namespace, &ours("RolloutRun", "rolloutruns"));
+        let api = self.caller.api(&subject.key.namespace, &ours("RolloutRun", "rolloutruns"));
         match self.create(&api, "create RolloutRun", &objects::run(subject, name, spec)).await {
             Err(error) if error.is_already_exists() => {}
             other => return other.map(|_| ()).map_err(Into::into),
         }
         // It is ours when it is of this object and hash, and still in flight; the watch brings it then.
-        let there = self.call("get RolloutRun", api.get_opt(name)).await?;
+        let there = self.caller.call("get RolloutRun", api.get_opt(name)).await?;
         let usable = there.is_some_and(|run| {
             owner(&run) == Some(subject.uid.as_str())
                 && crate::views::label(&run, labels::ACTIVE) == Some("true")
@@ -397,8 +378,12 @@ impl Applier {
             "uid": subject.uid, "resourceVersion": metadata.resource_version, "finalizers": finalizers,
         }});
         let params = PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
-        let api = self.api(&subject.key.namespace, &ours("Rollout", "rollouts"));
-        match self.call("patch Rollout", api.patch(&subject.key.name, &params, &Patch::Merge(&patch))).await {
+        let api = self.caller.api(&subject.key.namespace, &ours("Rollout", "rollouts"));
+        match self
+            .caller
+            .call("patch Rollout", api.patch(&subject.key.name, &params, &Patch::Merge(&patch)))
+            .await
+        {
             Err(error) if error.is_not_found() && !on => Ok(()),
             other => other.map(|_| ()).map_err(Into::into),
         }
@@ -407,7 +392,7 @@ impl Applier {
     async fn create_revision(&self, subject: &Subject, hash: &Hash, number: i64) -> Result<(), ApplyError> {
         let Some(template) = own_template(subject, hash) else { return Ok(()) };
         let body = objects::controller_revision(subject, &template, hash, number);
-        let api = self.api(&subject.key.namespace, &controller_revisions());
+        let api = self.caller.api(&subject.key.namespace, &controller_revisions());
         self.create_or_keep(&api, "create ControllerRevision", &body).await.map(|_| ())
     }
 
@@ -425,7 +410,7 @@ impl Applier {
             None => self.kept_template(subject, hash).await?,
         };
         let body = objects::replica_set(subject, spec, &template, hash, number, size);
-        let api = self.api(&subject.key.namespace, &replica_sets());
+        let api = self.caller.api(&subject.key.namespace, &replica_sets());
         if let Some(created) = self.create_or_keep(&api, "create ReplicaSet", &body).await?
             && let Some(view) = view::<ReplicaSetView>(&created)
         {
@@ -436,9 +421,9 @@ impl Applier {
 
     /// Somebody deleted the `ReplicaSet` of a revision that is not the spec's any more.
     async fn kept_template(&self, subject: &Subject, hash: &Hash) -> Result<Value, ApplyError> {
-        let api = self.api(&subject.key.namespace, &controller_revisions());
+        let api = self.caller.api(&subject.key.namespace, &controller_revisions());
         let name = objects::revision_name(&subject.key.name, hash);
-        let kept = self.call("get ControllerRevision", api.get_opt(&name)).await?;
+        let kept = self.caller.call("get ControllerRevision", api.get_opt(&name)).await?;
         kept.and_then(|r| r.data.pointer("/data/template").cloned())
             .ok_or_else(|| ApplyError::TemplateLost(hash.clone()))
     }
@@ -450,10 +435,11 @@ impl Applier {
         patch: Value,
         caches: &Caches,
     ) -> Result<(), ApplyError> {
-        let api = self.api(&subject.key.namespace, &replica_sets());
+        let api = self.caller.api(&subject.key.namespace, &replica_sets());
         let name = objects::revision_name(&subject.key.name, hash);
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let set = self.call("patch ReplicaSet", api.patch(&name, &params, &Patch::Merge(&patch))).await?;
+        let set =
+            self.caller.call("patch ReplicaSet", api.patch(&name, &params, &Patch::Merge(&patch))).await?;
         if let Some(view) = view::<ReplicaSetView>(&set) {
             caches.replica_sets.wrote(view);
         }
@@ -468,14 +454,14 @@ impl Applier {
         hash: &Hash,
         caches: &Caches,
     ) -> Result<(), ApplyError> {
-        let api = self.api(&subject.key.namespace, &resource("", "v1", "Service", "services"));
+        let api = self.caller.api(&subject.key.namespace, &resource("", "v1", "Service", "services"));
         let exists = caches.service(&subject.key.namespace, name).is_some();
         let written = match (service_body(subject, caches, role, name, hash), exists) {
             (Some(body), true) => {
                 // A merge replaces the list of ports whole; an apply would keep those that the user has taken away.
                 let params =
                     PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-                Some(self.call("patch Service", api.patch(name, &params, &Patch::Merge(&body))).await?)
+                Some(self.caller.call("patch Service", api.patch(name, &params, &Patch::Merge(&body))).await?)
             }
             // Create, not apply: a Service that somebody has made meanwhile is not taken over.
             (Some(body), false) => self.create_or_keep(&api, "create Service", &body).await?,
@@ -483,7 +469,11 @@ impl Applier {
                 let patch = json!({"spec": {"selector": {labels::POD_TEMPLATE_HASH: hash}}});
                 let params =
                     PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-                Some(self.call("patch Service", api.patch(name, &params, &Patch::Merge(&patch))).await?)
+                Some(
+                    self.caller
+                        .call("patch Service", api.patch(name, &params, &Patch::Merge(&patch)))
+                        .await?,
+                )
             }
             (None, false) => None,
         };
@@ -528,7 +518,7 @@ impl Applier {
                 serde_json::from_value(body.clone()).map_err(kube::Error::SerdeError)?;
             api.create(&params, &object).await
         };
-        self.call(what, object).await.map(Some)
+        self.caller.call(what, object).await.map(Some)
     }
 
     /// What is there already was made by an earlier pass, or is seen by the next one for what it is.

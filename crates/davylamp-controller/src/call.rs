@@ -1,8 +1,12 @@
 //! One call to the API server, bounded in time. Takes the call as a future, gives its answer or why there is none;
 //! never retries. A call is named `"verb Kind"`, such as `"replace Lease"`, and counted by these two words.
 
+use std::fmt;
 use std::time::Duration;
 
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject};
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 use crate::telemetry::Telemetry;
@@ -102,6 +106,59 @@ pub async fn counted<T>(
     let answer = bounded(limit, what, call).await;
     telemetry.call(what, answer.as_ref().map_or_else(CallError::reason, |_| "ok"), start.elapsed());
     answer
+}
+
+/// Makes calls: each [`counted`], with the same limit.
+#[derive(Clone)]
+pub struct Caller {
+    client: Client,
+    limit: Duration,
+    telemetry: Telemetry,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Caller {
+    /// With this time for each call.
+    #[must_use]
+    pub const fn new(client: Client, limit: Duration, telemetry: Telemetry) -> Self {
+        Self { client, limit, telemetry }
+    }
+
+    /// The objects of a kind in a namespace, as they are.
+    #[must_use]
+    pub fn api(&self, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, resource)
+    }
+
+    /// The client, for what [`Self::api`] does not cover; its calls go through [`Self::call`] too.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Makes a call.
+    pub async fn call<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, CallError> {
+        counted(&self.telemetry, self.limit, what, call).await
+    }
+
+    /// Sends a request that kube's `Api` has no words for.
+    pub async fn request<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        request: Result<axum::http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<T, CallError> {
+        let answer = async { self.client.request(request.map_err(kube::Error::BuildRequest)?).await };
+        self.call(what, answer).await
+    }
 }
 
 #[cfg(test)]

@@ -4,18 +4,15 @@
 //!
 //! kube's own recorder merges events of one reason and drops the later notes.
 
-use std::time::Duration;
-
 use davylamp_api::Instant;
 use davylamp_api::k8s_openapi::api::core::v1::ObjectReference;
 use davylamp_api::k8s_openapi::api::events::v1::Event;
 use davylamp_api::k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client};
 use tracing::{debug, info};
 
-use crate::call::counted;
-use crate::telemetry::Telemetry;
+use crate::call::Caller;
 
 /// What the API server takes at most, in bytes.
 const LONGEST_NOTE: usize = 1024;
@@ -60,36 +57,28 @@ pub struct Occurrence {
 }
 
 /// Tells occurrences.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Recorder {
-    client: Client,
-    timeout: Duration,
+    caller: Caller,
     instance: String,
-    telemetry: Telemetry,
-}
-
-impl std::fmt::Debug for Recorder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recorder").field("instance", &self.instance).finish_non_exhaustive()
-    }
 }
 
 impl Recorder {
-    /// In the name of `instance`, this replica; waits for an answer no longer than `timeout`.
+    /// In the name of `instance`, this replica.
     #[must_use]
-    pub fn new(client: Client, timeout: Duration, instance: &str, telemetry: Telemetry) -> Self {
-        Self { client, timeout, instance: shortened(instance, LONGEST_WORD), telemetry }
+    pub fn new(caller: Caller, instance: &str) -> Self {
+        Self { caller, instance: shortened(instance, LONGEST_WORD) }
     }
 
     /// Tells an occurrence, and whether it stands there now, by this call or by an earlier one. A failure is logged.
     pub async fn publish(&self, regarding: &ObjectReference, occurrence: &Occurrence) -> bool {
         // Where the API server wants events of cluster-scoped objects.
         let namespace = regarding.namespace.as_deref().unwrap_or("default");
-        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<Event> = Api::namespaced(self.caller.client().clone(), namespace);
         let event = self.event(namespace, regarding, occurrence);
         let parameters = PostParams::default();
         let created = api.create(&parameters, &event);
-        match counted(&self.telemetry, self.timeout, "create Event", created).await {
+        match self.caller.call("create Event", created).await {
             Ok(_) => true,
             Err(error) if error.is_already_exists() => {
                 debug!(event = occurrence.name, "the event stands there already");
@@ -136,12 +125,14 @@ fn shortened(text: &str, limit: usize) -> String {
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use futures::FutureExt;
     use serde_json::Value;
 
     use super::*;
     use crate::fake;
+    use crate::telemetry::Telemetry;
 
     type Stored = Arc<Mutex<BTreeMap<String, Value>>>;
 
@@ -166,7 +157,10 @@ mod tests {
             }
             .boxed()
         });
-        (Recorder::new(client, Duration::from_secs(5), "replica-a", Telemetry::default()), stored)
+        (
+            Recorder::new(Caller::new(client, Duration::from_secs(5), Telemetry::default()), "replica-a"),
+            stored,
+        )
     }
 
     fn occurrence(name: &str, note: &str) -> Occurrence {

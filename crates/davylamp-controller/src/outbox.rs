@@ -1,26 +1,21 @@
 //! Delivers what the status says must still be told: events, records of runs, outcomes of actions; then prunes
 //! history. Every delivery can be repeated; none is a condition of any transition.
 
-use std::fmt;
-use std::time::Duration;
-
 use davylamp_api::RolloutStatus;
 use davylamp_api::k8s_openapi::api::core::v1::ObjectReference;
 use davylamp_api::labels::{self, MANAGER_STATUS};
 use davylamp_api::run::{DecisionRecord, RolloutRunStatus};
 use davylamp_api::status::{ActionOutcome, Pending};
-use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use serde_json::json;
 use tracing::{info, warn};
 
 use crate::apply::{controller_revisions, ours, replica_sets};
-use crate::call::{CallError, counted};
+use crate::call::{CallError, Caller};
 use crate::events::{Occurrence, Recorder, Type};
 use crate::memory::Memories;
 use crate::observe::{Caches, Subject};
-use crate::telemetry::Telemetry;
 
 /// Decisions of one run.
 const DECISIONS: usize = 200;
@@ -28,25 +23,17 @@ const DECISIONS: usize = 200;
 const ACTION_AGE: i64 = 86_400;
 
 /// Tells, and prunes.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Outbox {
-    client: Client,
-    limit: Duration,
-    telemetry: Telemetry,
+    caller: Caller,
     recorder: Recorder,
 }
 
-impl fmt::Debug for Outbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outbox").field("limit", &self.limit).finish_non_exhaustive()
-    }
-}
-
 impl Outbox {
-    /// With this time for each call.
+    /// By this caller; events by this recorder.
     #[must_use]
-    pub const fn new(client: Client, limit: Duration, telemetry: Telemetry, recorder: Recorder) -> Self {
-        Self { client, limit, telemetry, recorder }
+    pub const fn new(caller: Caller, recorder: Recorder) -> Self {
+        Self { caller, recorder }
     }
 
     /// Tells what is pending, in order. The first that cannot be told ends it; it is tried again in the next pass.
@@ -95,7 +82,9 @@ impl Outbox {
 
     async fn record(&self, subject: &Subject, run: &str, pending: &Pending) -> Result<(), CallError> {
         let api = self.api(subject, &ours("RolloutRun", "rolloutruns"));
-        let Some(mut there) = self.call("get RolloutRun", api.get_opt(run)).await? else { return Ok(()) };
+        let Some(mut there) = self.caller.call("get RolloutRun", api.get_opt(run)).await? else {
+            return Ok(());
+        };
         let status = there.data.get("status").cloned().unwrap_or_default();
         let mut status: RolloutRunStatus = serde_json::from_value(status).unwrap_or_default();
         let number = pending.record.number;
@@ -105,13 +94,13 @@ impl Outbox {
             let params =
                 PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
             let body = there.clone();
-            self.call("replace RolloutRunStatus", api.replace_status(run, &params, &body)).await?;
+            self.caller.call("replace RolloutRunStatus", api.replace_status(run, &params, &body)).await?;
         }
         if pending.outcome.is_some() {
             let patch = json!({"metadata": {"labels": {labels::ACTIVE: null}}});
             let params =
                 PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
-            self.call("patch RolloutRun", api.patch(run, &params, &Patch::Merge(&patch))).await?;
+            self.caller.call("patch RolloutRun", api.patch(run, &params, &Patch::Merge(&patch))).await?;
         }
         Ok(())
     }
@@ -138,6 +127,7 @@ impl Outbox {
             let params =
                 PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
             match self
+                .caller
                 .call("patch RolloutActionStatus", api.patch_status(name, &params, &Patch::Merge(&patch)))
                 .await
             {
@@ -183,7 +173,7 @@ impl Outbox {
         let api = self.api(subject, &ours("RolloutRun", "rolloutruns"));
         let selector = format!("{}={},{}!=true", labels::ROLLOUT, subject.key.name, labels::ACTIVE);
         let params = ListParams::default().labels(&selector).limit(500);
-        let mut ended = self.call("list RolloutRun", api.list(&params)).await?.items;
+        let mut ended = self.caller.call("list RolloutRun", api.list(&params)).await?.items;
         ended.retain(|run| crate::observe::mine(run, &subject.uid));
         ended.sort_by_key(|run| {
             let number = |field| run.data.pointer(field).and_then(serde_json::Value::as_i64).unwrap_or(0);
@@ -236,22 +226,14 @@ impl Outbox {
         what: &'static str,
         name: &str,
     ) -> Result<(), CallError> {
-        match self.call(what, api.delete(name, &DeleteParams::background())).await {
+        match self.caller.call(what, api.delete(name, &DeleteParams::background())).await {
             Err(error) if error.is_not_found() => Ok(()),
             other => other.map(|_| ()),
         }
     }
 
     fn api(&self, subject: &Subject, resource: &ApiResource) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &subject.key.namespace, resource)
-    }
-
-    async fn call<T>(
-        &self,
-        what: &'static str,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, CallError> {
-        counted(&self.telemetry, self.limit, what, call).await
+        self.caller.api(&subject.key.namespace, resource)
     }
 }
 

@@ -1,33 +1,20 @@
 //! The status of a Rollout, written before its effects and guarded by the resourceVersion it was decided on.
 
-use std::fmt;
-use std::time::Duration;
-
 use davylamp_api::RolloutStatus;
 use davylamp_api::labels::MANAGER_STATUS;
-use kube::Client;
 use kube::api::PostParams;
 use kube::core::Request;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::call::{CallError, counted};
+use crate::call::{CallError, Caller};
 use crate::json::Json;
 use crate::observe::{Caches, Subject};
-use crate::telemetry::Telemetry;
 use crate::views::RolloutView;
 
 /// Writes statuses.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct StatusWriter {
-    client: Client,
-    limit: Duration,
-    telemetry: Telemetry,
-}
-
-impl fmt::Debug for StatusWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StatusWriter").field("limit", &self.limit).finish_non_exhaustive()
-    }
+    caller: Caller,
 }
 
 /// Whether the status differs from what stands there, as the API server would store it.
@@ -38,10 +25,10 @@ pub fn differs(subject: &Subject, next: &RolloutStatus) -> bool {
 }
 
 impl StatusWriter {
-    /// With this time for each call.
+    /// By this caller.
     #[must_use]
-    pub const fn new(client: Client, limit: Duration, telemetry: Telemetry) -> Self {
-        Self { client, limit, telemetry }
+    pub const fn new(caller: Caller) -> Self {
+        Self { caller }
     }
 
     /// Writes the status on the version that was decided on. An unchanged status is the guard: the API server checks
@@ -69,17 +56,12 @@ impl StatusWriter {
             "spec": subject.view.spec.value(),
             "status": status,
         });
-        let written =
-            counted(&self.telemetry, self.limit, "replace RolloutStatus", self.put(subject, &body)).await?;
-        caches.rollouts.wrote(written.clone());
-        Ok(written)
-    }
-
-    async fn put(&self, subject: &Subject, body: &Value) -> Result<RolloutView, kube::Error> {
         let path = format!("/apis/davylamp.dev/v1alpha1/namespaces/{}/rollouts", subject.key.namespace);
         let params = PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
-        let body = serde_json::to_vec(body).map_err(kube::Error::SerdeError)?;
+        let body = body.to_string().into_bytes();
         let request = Request::new(path).replace_subresource("status", &subject.key.name, &params, body);
-        self.client.request(request.map_err(kube::Error::BuildRequest)?).await
+        let written: RolloutView = self.caller.request("replace RolloutStatus", request).await?;
+        caches.rollouts.wrote(written.clone());
+        Ok(written)
     }
 }

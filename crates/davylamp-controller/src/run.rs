@@ -19,6 +19,7 @@ use tracing::{error, info};
 
 use crate::apply::Applier;
 use crate::cache::{self, Kind};
+use crate::call::Caller;
 use crate::clock::Clock;
 use crate::events::Recorder;
 use crate::key::Key;
@@ -88,15 +89,16 @@ pub async fn run(
     let woken = queue.clone();
     let metrics = Arc::new(Counted::new(metrics, telemetry.clone()));
     let sampler = Sampler::new(metrics, clock, move |key| woken.push(key.clone()));
-    let recorder = Recorder::new(client.clone(), config.call_limit, &config.identity, telemetry.clone());
+    let caller = Caller::new(client.clone(), config.call_limit, telemetry.clone());
+    let recorder = Recorder::new(caller.clone(), &config.identity);
     let context = Arc::new(Context {
         clock,
         caches: caches.clone(),
         sampler,
         memories: Memories::default(),
-        writer: StatusWriter::new(client.clone(), config.call_limit, telemetry.clone()),
-        applier: Applier::new(client.clone(), config.call_limit, telemetry.clone()),
-        outbox: Outbox::new(client.clone(), config.call_limit, telemetry.clone(), recorder),
+        writer: StatusWriter::new(caller.clone()),
+        applier: Applier::new(caller.clone()),
+        outbox: Outbox::new(caller, recorder),
         telemetry: telemetry.clone(),
     });
     tokio::pin!(shutdown);

@@ -13,6 +13,7 @@ pub mod observed;
 mod pass;
 mod program;
 mod rest;
+pub mod selector;
 mod states;
 mod steps;
 

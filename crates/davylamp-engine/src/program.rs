@@ -14,11 +14,11 @@ use davylamp_api::rollout::{
 use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::ServiceNames;
-use promql_parser::parser::{self, Expr};
 use serde_json::Value;
 
 use crate::decision::RatioQuery;
 use crate::observed::Hash;
+use crate::selector;
 
 /// What the engine is asked about.
 #[derive(Clone, Debug, PartialEq)]
@@ -394,12 +394,9 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
 
 fn metric_plan(i: usize, metric: &Metric, problems: &mut Vec<Problem>) -> MetricPlan {
     for (field, text) in [("events", &metric.ratio.events), ("total", &metric.ratio.total)] {
-        if let Err(wrong) = plain_selector(text) {
-            problems.push(problem(
-                &format!("spec.analysis.metrics[{i}].ratio.{field}"),
-                &wrong,
-                "write a plain selector of a counter, like http_requests_total{code=~\"5..\"}",
-            ));
+        if let Err(wrong) = selector::plain(text) {
+            let path = format!("spec.analysis.metrics[{i}].ratio.{field}");
+            problems.push(problem(&path, &wrong.to_string(), wrong.remedy()));
         }
     }
     let tolerance = metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share();
@@ -416,22 +413,5 @@ fn metric_plan(i: usize, metric: &Metric, problems: &mut Vec<Problem>) -> Metric
         query: RatioQuery { events: metric.ratio.events.clone(), total: metric.ratio.total.clone() },
         tolerated: 1.0 + tolerance,
         floor: (floor > 0.0).then_some(floor),
-    }
-}
-
-/// A selector to which matchers can be added: no range, function, offset or alternative matchers.
-fn plain_selector(text: &str) -> Result<(), String> {
-    match parser::parse(text) {
-        Err(error) => Err(format!("no PromQL: {error}")),
-        Ok(Expr::VectorSelector(selector)) => {
-            if selector.offset.is_some() || selector.at.is_some() {
-                Err("a selector with offset or @".to_owned())
-            } else if !selector.matchers.or_matchers.is_empty() {
-                Err("a selector with \"or\"".to_owned())
-            } else {
-                Ok(())
-            }
-        }
-        Ok(_) => Err("more than a plain selector".to_owned()),
     }
 }

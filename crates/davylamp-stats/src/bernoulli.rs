@@ -32,10 +32,15 @@ impl<const J: usize> Bernoulli<J> {
         Self { logs: alternatives.map(|rate| (rate < 1.0).then(|| logs(rate))) }
     }
 
-    /// A capital of 1, the same on each alternative that is a rate.
+    /// A capital of 1, all of it at work.
     pub(crate) fn capital(&self) -> Result<Capital<J>, Error> {
+        Capital::new(self.prior(), 1.0)
+    }
+
+    /// The same on each alternative that is a rate; at least one has to be.
+    pub(crate) fn prior(&self) -> [f64; J] {
         let count = self.logs.iter().flatten().fold(0.0, |count, _| count + 1.0);
-        Capital::new(self.logs.map(|logs| if logs.is_some() { 1.0 / count } else { 0.0 }), 1.0)
+        self.logs.map(|logs| if logs.is_some() { 1.0 / count } else { 0.0 })
     }
 
     /// `ℓ_i` of one round.

@@ -56,6 +56,11 @@ impl<const J: usize> Blocks<J> {
         self.capital.add(log_factors)
     }
 
+    /// Replaces the open block's factor of each alternative, which is known as a whole only.
+    pub(crate) fn replace(&mut self, log_factors: &[f64; J]) -> Result<(), Error> {
+        self.capital.replace(log_factors)
+    }
+
     /// Closes the open block, if any; gives its hazard.
     pub(crate) fn close(&mut self, cap: f64) -> Option<f64> {
         if !self.open {
@@ -69,6 +74,11 @@ impl<const J: usize> Blocks<J> {
     /// The logarithm of the evidence, with the open block's log factors capped at `cap`.
     pub(crate) fn log_e(&self, cap: f64) -> f64 {
         self.capital.log_e(cap)
+    }
+
+    /// The logarithm of the evidence, without the open block.
+    pub(crate) fn log_e_before(&self) -> f64 {
+        self.capital.log_e_before()
     }
 
     /// That of the block that has `before` blocks before it.

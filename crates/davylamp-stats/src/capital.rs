@@ -17,19 +17,25 @@
 //! **Source.** Ville (1939), *Étude critique de la notion de collectif*; Herbster and Warmuth (1998),
 //! *Tracking the best expert*, for the moves of capital.
 //!
-//! **Cost.** `J + 1` exponentials and one logarithm for each look, twice that for each block.
+//! **Cost.** `J` exponentials and one logarithm for each look, twice that for each block.
 //!
 //! **When not to use it.** When the cap or the hazard of a block depends on the events of that block.
 //!
-//! The shares are kept as logarithms relative to the capital at the start of the block, so that neither a
-//! long run nor a terrible block can underflow, and a block in which every factor is 1 leaves `log E`
-//! unchanged to the bit.
+//! The open block's gain is taken relative to the shares at its start, so that a block in which every factor
+//! is 1 leaves `log E` unchanged to the bit. Shares so small that they vanish (below `1e-200` of the whole)
+//! are lost to a restart, or for good; that only lowers the capital.
 
 use crate::Error;
 use crate::state::{Reader, Writer};
 
 /// Keeps sums of log factors away from infinity; a round of the largest counts contributes less than `1e17`.
 const LARGEST_LOG_FACTOR: f64 = 1e300;
+
+/// Log factors up to this magnitude are put into numbers as they are, larger ones relative to the largest.
+const LARGEST_EXPONENT: f64 = 500.0;
+
+/// Shares are kept without division while their sum is between this and its reciprocal.
+const SMALLEST_TOTAL: f64 = 1e-100;
 
 /// Capital of 1, spread over `J` alternatives and a reserve.
 ///
@@ -52,14 +58,13 @@ const LARGEST_LOG_FACTOR: f64 = 1e300;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Capital<const J: usize> {
-    // Each of these is the logarithm of what it is called.
     prior: [f64; J],
-    /// Of the capital at the start of the open block.
+    /// Of the capital at the start of the open block, in units of `total`.
     share: [f64; J],
     reserve: f64,
-    /// `Σ share + reserve`: 1 but for rounding, and divided by so that the rounding cancels.
+    /// `Σ share + reserve`.
     total: f64,
-    /// The capital at the start of the open block.
+    /// The logarithm of the capital at the start of the open block.
     wealth: f64,
     /// Of the open block, `ℓ_j`.
     factor: [f64; J],
@@ -76,17 +81,15 @@ impl<const J: usize> Capital<J> {
         let sum: f64 = prior.iter().sum();
         Error::unless((sum - 1.0).abs() < 1e-9, "prior", sum, "weights with the sum 1")?;
 
-        let prior = prior.map(libm::log);
-        let log_first = libm::log(first);
         let mut capital = Self {
             prior,
-            share: prior.map(|weight| weight + log_first),
-            reserve: libm::log1p(-first),
+            share: prior.map(|weight| weight * first),
+            reserve: 1.0 - first,
             total: 0.0,
             wealth: 0.0,
             factor: [0.0; J],
         };
-        capital.total = capital.log_start();
+        capital.total = capital.sum();
         Ok(capital)
     }
 
@@ -102,6 +105,17 @@ impl<const J: usize> Capital<J> {
         Ok(())
     }
 
+    /// Replaces the open block's factor of each alternative, which is known as a whole only.
+    pub(crate) fn replace(&mut self, log_factors: &[f64; J]) -> Result<(), Error> {
+        let before = std::mem::replace(&mut self.factor, [0.0; J]);
+        self.add(log_factors).inspect_err(|_| self.factor = before)
+    }
+
+    /// The logarithm of the capital at the start of the open block.
+    pub(crate) fn log_e_before(&self) -> f64 {
+        self.wealth
+    }
+
     /// The logarithm of the capital, with the open block's log factors capped at `cap` (infinity: no cap).
     #[must_use]
     pub fn log_e(&self, cap: f64) -> f64 {
@@ -111,44 +125,54 @@ impl<const J: usize> Capital<J> {
     /// The logarithm of what the open block has multiplied the capital by.
     #[must_use]
     pub fn log_gain(&self, cap: f64) -> f64 {
-        self.log_sum(cap) - self.total
+        let shift = self.shift(cap);
+        let gains = self.gains(cap, shift);
+        let sum = self.share.iter().zip(&gains).fold(0.0, |sum, (share, gain)| sum + share * gain);
+        shift + libm::log((sum + self.shifted_reserve(shift)) / self.total)
     }
 
     /// Closes the open block: its capped gain becomes capital. Without rounds since the last close, nothing
     /// changes.
     pub fn close(&mut self, cap: f64) {
         self.wealth = self.log_e(cap);
-        for (share, factor) in self.share.iter_mut().zip(&mut self.factor) {
-            *share += factor.min(cap);
-            *factor = 0.0;
+        let shift = self.shift(cap);
+        let gains = self.gains(cap, shift);
+        for (share, gain) in self.share.iter_mut().zip(gains) {
+            *share *= gain;
         }
-        // The largest first: it may be so far from zero that the sum disappears in its rounding.
-        self.divide(self.share.iter().fold(self.reserve, |largest, &share| largest.max(share)));
-        self.divide(self.log_start());
-        self.total = self.log_start();
+        self.reserve = self.shifted_reserve(shift);
+        self.factor = [0.0; J];
+        self.total = self.sum();
+        if !(SMALLEST_TOTAL..=1.0 / SMALLEST_TOTAL).contains(&self.total) {
+            let total = self.total;
+            for share in &mut self.share {
+                *share /= total;
+            }
+            self.reserve /= total;
+            self.total = self.sum();
+        }
     }
 
     /// Puts the share `hazard` of the reserve to work, at the start of a block. A hazard outside 0 to 1
     /// counts as the nearer of the two, one that is not a number as 0.
     pub fn restart(&mut self, hazard: f64) {
-        let hazard = share(hazard);
-        let log_moved = self.reserve + libm::log(hazard);
+        let moved = self.reserve * proportion(hazard);
         for (share, prior) in self.share.iter_mut().zip(&self.prior) {
-            *share = log_add(*share, prior + log_moved);
+            *share += prior * moved;
         }
-        self.reserve += libm::log1p(-hazard);
-        self.total = self.log_start();
+        self.reserve -= moved;
+        self.total = self.sum();
     }
 
     /// Gives the share `hazard` of what the alternatives hold back to all of them, in the proportions of the
     /// prior. Only between blocks, and only without a reserve.
     pub(crate) fn redistribute(&mut self, hazard: f64) {
-        let hazard = share(hazard);
-        let (log_kept, log_moved) = (libm::log1p(-hazard), libm::log(hazard));
+        let hazard = proportion(hazard);
+        let moved = hazard * self.total;
         for (share, prior) in self.share.iter_mut().zip(&self.prior) {
-            *share = log_add(*share + log_kept, prior + log_moved);
+            *share = (1.0 - hazard) * *share + prior * moved;
         }
-        self.total = self.log_start();
+        self.total = self.sum();
     }
 
     pub(crate) fn write(&self, writer: &mut Writer) {
@@ -161,42 +185,48 @@ impl<const J: usize> Capital<J> {
     /// Replaces the state of `self`, which brings the prior.
     pub(crate) fn read(mut self, reader: &mut Reader<'_>) -> Result<Self, Error> {
         for share in &mut self.share {
-            *share = reader.log_share("share")?;
+            *share = reader.not_negative("share")?;
         }
-        self.reserve = reader.log_share("reserve")?;
+        self.reserve = reader.not_negative("reserve")?;
         self.wealth = reader.number("wealth")?;
         for factor in &mut self.factor {
             *factor = reader.number("factor")?;
         }
-        self.total = self.log_start();
-        if self.total.abs() < 1e-6 {
+        self.total = self.sum();
+        // Rounding may leave it a little outside of what it was divided for.
+        if (0.5 * SMALLEST_TOTAL..=2.0 / SMALLEST_TOTAL).contains(&self.total) {
             Ok(self)
         } else {
-            let expected = "shares and a reserve that make up the whole";
+            let expected = "shares and a reserve that make up a capital";
             Err(Error::StateField { field: "total", value: self.total, expected })
         }
     }
 
-    /// Divides the shares and the reserve by `exp(log_divisor)`.
-    fn divide(&mut self, log_divisor: f64) {
-        for share in &mut self.share {
-            *share -= log_divisor;
-        }
-        self.reserve -= log_divisor;
+    /// Summed as the open block is, so that equal terms give equal bits.
+    fn sum(&self) -> f64 {
+        self.share.iter().fold(0.0, |sum, share| sum + share) + self.reserve
     }
 
-    /// `ln(Σ_j share_j + reserve)`, summed as the open block is, so that equal terms give equal bits.
-    fn log_start(&self) -> f64 {
-        log_sum_exp(&self.share, self.reserve)
+    /// What is subtracted from the log factors so that neither all vanish nor one overflows.
+    fn shift(&self, cap: f64) -> f64 {
+        let factors = self.share.iter().zip(&self.factor).filter(|(share, _)| **share > 0.0);
+        let rest = if self.reserve > 0.0 { 0.0 } else { f64::NEG_INFINITY };
+        let largest = factors.fold(rest, |largest, (_, factor)| largest.max(factor.min(cap)));
+        if largest.abs() <= LARGEST_EXPONENT { 0.0 } else { largest }
     }
 
-    /// `ln(Σ_j share_j·exp(min(ℓ_j, cap)) + reserve)`.
-    fn log_sum(&self, cap: f64) -> f64 {
-        let mut terms = self.share;
-        for (term, factor) in terms.iter_mut().zip(&self.factor) {
-            *term += factor.min(cap);
+    /// `exp(min(ℓ_j, cap) − shift)`; 0 for an alternative without a share.
+    fn gains(&self, cap: f64, shift: f64) -> [f64; J] {
+        let mut gains = self.factor;
+        for (gain, &share) in gains.iter_mut().zip(&self.share) {
+            *gain = if share > 0.0 { libm::exp(gain.min(cap) - shift) } else { 0.0 };
         }
-        log_sum_exp(&terms, self.reserve)
+        gains
+    }
+
+    /// The reserve, which gains nothing; with a reserve the shift is not negative.
+    fn shifted_reserve(&self, shift: f64) -> f64 {
+        if shift > 0.0 { self.reserve * libm::exp(-shift) } else { self.reserve }
     }
 }
 
@@ -211,12 +241,12 @@ pub(crate) fn log_sum_exp(terms: &[f64], rest: f64) -> f64 {
 }
 
 /// `ln(exp(a) + exp(b))`.
-fn log_add(a: f64, b: f64) -> f64 {
+pub(crate) fn log_add(a: f64, b: f64) -> f64 {
     let (larger, smaller) = if a >= b { (a, b) } else { (b, a) };
     if smaller == f64::NEG_INFINITY { larger } else { larger + libm::log1p(libm::exp(smaller - larger)) }
 }
 
 /// A hazard as a share from 0 to 1.
-fn share(hazard: f64) -> f64 {
+fn proportion(hazard: f64) -> f64 {
     if hazard.is_nan() { 0.0 } else { hazard.clamp(0.0, 1.0) }
 }

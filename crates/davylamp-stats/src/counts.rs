@@ -48,9 +48,17 @@ impl Counts {
             ("n_canary", n_canary),
             ("n_baseline", n_baseline),
         ];
-        for (name, value) in fields {
-            Error::unless((0.0..=LARGEST).contains(&value), name, value, "a number from 0 to 2^53")?;
-        }
-        Ok(())
+        fields.into_iter().try_for_each(|(name, value)| validate_count(name, value))
     }
+}
+
+/// Refuses what is no number of events and no exposure.
+pub(crate) fn validate_count(name: &'static str, value: f64) -> Result<(), Error> {
+    Error::unless((0.0..=LARGEST).contains(&value), name, value, "a number from 0 to 2^53")
+}
+
+/// How many there are, as a number to compute with.
+#[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 of anything")]
+pub(crate) fn number(count: usize) -> f64 {
+    count as f64
 }

@@ -250,8 +250,8 @@ impl EventProcess {
         let mut reader = Reader::new(bytes)?;
         let restored = Self {
             blocks: self.blocks.read(&mut reader)?,
-            n_canary: reader.exposure("n_canary")?,
-            n_baseline: reader.exposure("n_baseline")?,
+            n_canary: reader.not_negative("n_canary")?,
+            n_baseline: reader.not_negative("n_baseline")?,
             floor: self.floor.map(|floor| floor.read(&mut reader)).transpose()?,
             ..self
         };

@@ -9,13 +9,19 @@
 //! |---|---|
 //! | Is the canary worse than tolerated? | [`EventProcess`], [`ProportionProcess`] for rates above 20 % |
 //! | And exactly, for one block of whole counts? | [`hyper_tilt_log_e`] |
+//! | Does a request of the canary cost more than tolerated? | [`ShareProcess`] |
+//! | Are its pods fuller, or growing faster? | [`pods_t_test`], [`RankProcess`] |
+//! | Is an objective violated or met, whatever the baseline does? | [`SloProcess`] |
+//! | Does the canary get the traffic that it should? | [`TrafficSplit`] |
 //! | Is it shown not to be too bad for the next step? | [`NonInferiority`] |
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
 //! | What happened between two scrapes? | [`counter_increment`] |
+//! | Is it one odd pod? How much do pods differ by themselves? | [`rank_guard`], [`pearson_dispersion`] |
 //!
 //! Every test is a factor per kind of metric, with expectation at most 1 under its null hypothesis, and one
-//! [`Capital`] that bets on it.
+//! [`Capital`] that bets on it; only [`pods_t_test`] is a test in the old sense, at looks that are fixed
+//! beforehand.
 //!
 //! **Invariants.** The same input gives the same bits on every platform: logarithms and exponentials come
 //! from `libm` only. No input leads to a panic, a result that is not a number or an infinite one; what cannot
@@ -28,21 +34,36 @@ pub mod capital;
 pub mod combine;
 pub mod counter;
 mod counts;
+pub mod dispersion;
 mod error;
 pub mod event;
 pub mod hypergeometric;
 pub mod interval;
 pub mod non_inferiority;
+pub mod pods;
+pub mod ranks;
 pub mod ripr;
+pub mod share;
+pub mod slo;
 mod state;
+mod student;
+pub mod traffic_split;
 
 pub use capital::Capital;
 pub use combine::{attribution, combine_log_e};
 pub use counter::{counter_increment, counter_increments};
 pub use counts::Counts;
+pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
 pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
+pub use pods::{Gauge, PodsTest, pods_looks, pods_t_test, t_critical};
+pub use ranks::{
+    RankProcess, RankTilt, mid_ranks, rank_guard, rank_tilt_log_e, ranksum_p_upper, smallest_rank_p,
+};
 pub use ripr::{COMMON_RATE, ProportionProcess};
+pub use share::{SHARE_GRID, ShareProcess, share_log_e};
+pub use slo::{SloProcess, slo_log_e};
+pub use traffic_split::TrafficSplit;

@@ -297,11 +297,11 @@ impl ProportionProcess {
         let mut reader = Reader::new(bytes)?;
         let restored = Self {
             blocks: self.blocks.read(&mut reader)?,
-            n_canary: reader.exposure("n_canary")?,
-            n_baseline: reader.exposure("n_baseline")?,
-            events: reader.exposure("events")?,
-            past_events: reader.exposure("past_events")?,
-            past_exposure: reader.exposure("past_exposure")?,
+            n_canary: reader.not_negative("n_canary")?,
+            n_baseline: reader.not_negative("n_baseline")?,
+            events: reader.not_negative("events")?,
+            past_events: reader.not_negative("past_events")?,
+            past_exposure: reader.not_negative("past_exposure")?,
             ..self
         };
         reader.finish()?;

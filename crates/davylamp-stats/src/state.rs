@@ -90,23 +90,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A sum of exposures.
-    pub(crate) fn exposure(&mut self, field: &'static str) -> Result<f64, Error> {
+    /// A finite number that is not below 0.
+    pub(crate) fn not_negative(&mut self, field: &'static str) -> Result<f64, Error> {
         let value = self.number(field)?;
         if value >= 0.0 {
             Ok(value)
         } else {
             Err(Error::StateField { field, value, expected: "a number not below 0" })
-        }
-    }
-
-    /// The logarithm of a share; minus infinity is a share of zero.
-    pub(crate) fn log_share(&mut self, field: &'static str) -> Result<f64, Error> {
-        let value = f64::from_le_bytes(self.take()?);
-        if value == f64::NEG_INFINITY || (-LARGEST..=1e-6).contains(&value) {
-            Ok(value)
-        } else {
-            Err(Error::StateField { field, value, expected: "the logarithm of a share" })
         }
     }
 

@@ -38,12 +38,12 @@ async fn an_invalid_spec_is_named_and_stops_nobody_else() -> Result<()> {
         (
             metric("rate(a[5m])"),
             "spec.analysis.metrics[0].ratio.events",
-            "write a plain selector of a counter",
+            "write only the selector of a counter",
         ),
         (
             metric("a{"),
-            "spec.analysis.metrics[0].ratio.events: no PromQL",
-            "write a plain selector of a counter",
+            "spec.analysis.metrics[0].ratio.events: not a selector",
+            "write only the selector of a counter",
         ),
         (
             json!({"analysis": {"falseRollbackRate": "60%"}}),

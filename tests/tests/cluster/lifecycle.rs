@@ -152,7 +152,7 @@ async fn an_invalid_edit_in_mid_run_is_named_and_stops_neither_the_run_nor_an_ab
         "spec.strategy.canary.steps[0].hold",
         "write a max that is longer",
         "spec.analysis.metrics[0].ratio.events",
-        "write a plain selector",
+        "write only the selector of a counter",
     ] {
         ensure!(valid.message.contains(part), "{part} is not in {}", valid.message);
     }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 pub use self::prometheus::PrometheusApi;
 pub use self::sampler::{Sampler, Wanted};
-use self::scope::SelectorError;
+use self::scope::ScopeError;
 use crate::telemetry::Telemetry;
 
 /// After this a query is given up.
@@ -159,7 +159,7 @@ pub enum QueryError {
     Partial,
     /// The selector cannot be used.
     #[error(transparent)]
-    Selector(#[from] SelectorError),
+    Selector(#[from] ScopeError),
     /// Events are counted where nothing is counted in total.
     #[error(transparent)]
     Unmatched(#[from] increments::Unmatched),

@@ -6,12 +6,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use davylamp_engine::selector::{SelectorError, plain};
 use promql_parser::label::Matcher;
-use promql_parser::parser::{self, Expr, VectorSelector};
 use thiserror::Error;
 
-/// A longer text is refused unread: the parser's work and depth grow with it.
-const LONGEST: usize = 4096;
 /// What the API server appends to the name of a pod of a `ReplicaSet`.
 const GENERATED: &str = "[a-z0-9]{5}";
 
@@ -28,28 +26,12 @@ pub struct Scope<'a> {
     pub pods: &'a BTreeSet<String>,
 }
 
-/// Why a text cannot be used as a selector, and what to write instead.
+/// Why a selector cannot be bound.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SelectorError {
-    /// It is too long.
-    #[error("the selector is longer than {LONGEST} characters: shorten it")]
-    TooLong,
-    /// It is no `PromQL`.
-    #[error("not a selector: {0}; write one like http_requests_total{{code=~\"5..\"}}")]
-    Syntax(String),
-    /// It is `PromQL`, and not a vector selector.
-    #[error(
-        "{0} is not a plain selector: counters are read raw and compared scrape by scrape, so write only the selector, like http_requests_total{{code=~\"5..\"}}"
-    )]
-    NotPlain(&'static str),
-    /// It has `offset` or `@`.
-    #[error("the selector has {0}: leave it out, for the time is chosen by the analysis")]
-    Time(&'static str),
-    /// It has alternatives between its matchers.
-    #[error(
-        "the selector joins matchers by `or`: write one regular expression instead, like code=~\"500|503\""
-    )]
-    Or,
+pub enum ScopeError {
+    /// It is not a plain one.
+    #[error("{0}: {remedy}", remedy = .0.remedy())]
+    Selector(#[from] SelectorError),
     /// The label of the source is no label name.
     #[error("{0:?} is no label name: correct spec.podLabel or spec.namespaceLabel of the MetricSource")]
     Label(String),
@@ -58,21 +40,16 @@ pub enum SelectorError {
     NoPods,
 }
 
-/// Whether the text is a plain vector selector: a name, matchers or both, without range, `offset`, `@`, `or`, function or operator.
-pub fn check(text: &str) -> Result<(), SelectorError> {
-    plain(text).map(drop)
-}
-
 /// The samples of the last `range_ms` of the selected series in the scope.
-pub fn scoped(text: &str, scope: &Scope<'_>, range_ms: i64) -> Result<String, SelectorError> {
+pub fn scoped(text: &str, scope: &Scope<'_>, range_ms: i64) -> Result<String, ScopeError> {
     let selector = plain(text)?;
     for label in [scope.namespace_label, scope.pod_label] {
         if !is_label(label) {
-            return Err(SelectorError::Label(label.to_owned()));
+            return Err(ScopeError::Label(label.to_owned()));
         }
     }
     if scope.pods.is_empty() {
-        return Err(SelectorError::NoPods);
+        return Err(ScopeError::NoPods);
     }
     let pods: Vec<_> = scope.pods.iter().map(|prefix| literal(prefix) + GENERATED).collect();
     let mut query = selector.name.unwrap_or_default();
@@ -89,36 +66,6 @@ pub fn scoped(text: &str, scope: &Scope<'_>, range_ms: i64) -> Result<String, Se
         range_ms.max(1)
     );
     Ok(query)
-}
-
-fn plain(text: &str) -> Result<VectorSelector, SelectorError> {
-    if text.len() > LONGEST {
-        return Err(SelectorError::TooLong);
-    }
-    let kind = match parser::parse(text).map_err(SelectorError::Syntax)? {
-        Expr::VectorSelector(selector) => return no_extras(selector),
-        Expr::MatrixSelector(_) => "a range selector",
-        Expr::Subquery(_) => "a subquery",
-        Expr::Call(_) => "a function call",
-        Expr::Aggregate(_) => "an aggregation",
-        Expr::Binary(_) | Expr::Unary(_) => "an operation",
-        Expr::Paren(_) => "an expression in parentheses",
-        Expr::NumberLiteral(_) | Expr::StringLiteral(_) => "a literal",
-        Expr::Extension(_) => "this expression",
-    };
-    Err(SelectorError::NotPlain(kind))
-}
-
-fn no_extras(selector: VectorSelector) -> Result<VectorSelector, SelectorError> {
-    if selector.offset.is_some() {
-        Err(SelectorError::Time("`offset`"))
-    } else if selector.at.is_some() {
-        Err(SelectorError::Time("`@`"))
-    } else if !selector.matchers.or_matchers.is_empty() {
-        Err(SelectorError::Or)
-    } else {
-        Ok(selector)
-    }
 }
 
 fn write_matcher(query: &mut String, matcher: &Matcher) {
@@ -166,11 +113,12 @@ fn literal(text: &str) -> String {
 mod tests {
     use promql_parser::label::MatchOp;
     use promql_parser::parser::token::{T_EQL_REGEX, T_NEQ};
+    use promql_parser::parser::{self, Expr};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn scoped_to(text: &str, namespace: &str, pods: &[&str]) -> Result<String, SelectorError> {
+    fn scoped_to(text: &str, namespace: &str, pods: &[&str]) -> Result<String, ScopeError> {
         let pods = pods.iter().map(|&pod| pod.to_owned()).collect();
         let scope = Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods };
         scoped(text, &scope, 97_500)
@@ -199,31 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_refused_with_what_to_write() {
-        for (text, says) in [
-            ("rate(up[5m])", "a function call is not a plain selector"),
-            ("sum(up)", "an aggregation is not a plain selector"),
-            ("up[5m]", "a range selector is not a plain selector"),
-            ("up[5m:1m]", "a subquery is not a plain selector"),
-            ("up or up", "an operation is not a plain selector"),
-            ("-up", "an operation is not a plain selector"),
-            ("(up)", "an expression in parentheses is not a plain selector"),
-            ("1", "a literal is not a plain selector"),
-            ("up offset 5m", "the selector has `offset`"),
-            ("up @ 1", "the selector has `@`"),
-            ("up @ start()", "the selector has `@`"),
-            ("up{a=\"b\" or c=\"d\"}", "the selector joins matchers by `or`"),
-            ("up{", "not a selector: unexpected end of input inside braces"),
-            ("{}", "not a selector: vector selector must contain at least one non-empty matcher"),
-            ("up{a=\"b\"} up", "not a selector"),
-            ("", "not a selector"),
-        ] {
-            let error = check(text).unwrap_err().to_string();
-            assert!(error.contains(says), "{text:?}: {error}");
-            assert_eq!(scoped_to(text, "shop", &["a"]).unwrap_err().to_string(), error);
-        }
-        assert_eq!(check(&"(".repeat(LONGEST + 1)), Err(SelectorError::TooLong));
-        assert_eq!(scoped_to("up", "shop", &[]), Err(SelectorError::NoPods));
+    fn what_cannot_be_bound_is_named() {
+        assert_eq!(
+            scoped_to("rate(up[5m])", "shop", &["a"]).unwrap_err().to_string(),
+            "a function call is not a plain selector: counters are read raw and compared scrape by scrape: write only \
+             the selector of a counter, like http_requests_total{code=~\"5..\"}"
+        );
+        assert_eq!(scoped_to("up", "shop", &[]), Err(ScopeError::NoPods));
     }
 
     #[test]
@@ -231,7 +161,7 @@ mod tests {
         let pods = BTreeSet::from(["a".to_owned()]);
         let scope =
             Scope { namespace_label: "x=~\".*\"} or up{y", namespace: "n", pod_label: "pod", pods: &pods };
-        assert!(matches!(scoped("up", &scope, 1), Err(SelectorError::Label(_))));
+        assert!(matches!(scoped("up", &scope, 1), Err(ScopeError::Label(_))));
     }
 
     /// What the server would read, by an independent way: the parser.

@@ -1,32 +1,22 @@
 //! Writes routes: each write is guarded by the resourceVersion it was made from, bounded in time, and safe to repeat.
 //! Never reads: what it starts from is handed in, and what the server answers is handed back.
 
-use std::fmt;
-use std::time::Duration;
-
 use davylamp_api::conditions::Reason;
 use davylamp_api::labels::MANAGER_TRAFFIC;
 use davylamp_api::rollout::RouteRef;
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::RouteOriginal;
-use kube::Client;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Request;
 use serde_json::Value;
 
 use super::gateway::{Backends, forget_patch, restored, with_weight};
+use crate::call::{CallError, Caller};
 
 /// Writes weights into `HTTPRoute`s.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct GatewayRouter {
-    client: Client,
-    timeout: Duration,
-}
-
-impl fmt::Debug for GatewayRouter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GatewayRouter").field("timeout", &self.timeout).finish_non_exhaustive()
-    }
+    caller: Caller,
 }
 
 /// Why a route could not be written.
@@ -39,33 +29,15 @@ pub enum TrafficError {
         route: String,
         /// What the API server said.
         #[source]
-        source: kube::Error,
+        source: CallError,
     },
-    /// Its weights were not written.
-    #[error("could not write the weights of HTTPRoute {route}")]
-    WriteWeights {
+    /// It was not written, or an answer did not come in time.
+    #[error("HTTPRoute {route}: {source}")]
+    Write {
         /// Its name.
         route: String,
-        /// What the API server said.
-        #[source]
-        source: kube::Error,
-    },
-    /// Our entry in its `managedFields` was not removed.
-    #[error("could not give up the ownership of fields of HTTPRoute {route}")]
-    ForgetFields {
-        /// Its name.
-        route: String,
-        /// What the API server said.
-        #[source]
-        source: kube::Error,
-    },
-    /// The API server did not answer in time; the write may have been done.
-    #[error("no answer to a write of HTTPRoute {route} within {} s", within.as_secs_f64())]
-    Timeout {
-        /// Its name.
-        route: String,
-        /// How long we waited.
-        within: Duration,
+        /// Why.
+        source: CallError,
     },
 }
 
@@ -81,26 +53,17 @@ impl TrafficError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Conflict { .. } => Reason::ShiftingTraffic,
-            Self::WriteWeights { source: kube::Error::Api(status), .. } if status.is_not_found() => {
-                Reason::RouteNotFound
-            }
-            Self::WriteWeights { .. } | Self::ForgetFields { .. } | Self::Timeout { .. } => {
-                Reason::RouteNotEffective
-            }
+            Self::Write { source, .. } if source.is_not_found() => Reason::RouteNotFound,
+            Self::Write { .. } => Reason::RouteNotEffective,
         }
     }
 }
 
-type Failed = fn(String, kube::Error) -> TrafficError;
-
-const WRITE_WEIGHTS: Failed = |route, source| TrafficError::WriteWeights { route, source };
-const FORGET_FIELDS: Failed = |route, source| TrafficError::ForgetFields { route, source };
-
 impl GatewayRouter {
-    /// With this time for each write.
+    /// By this caller.
     #[must_use]
-    pub const fn new(client: Client, timeout: Duration) -> Self {
-        Self { client, timeout }
+    pub const fn new(caller: Caller) -> Self {
+        Self { caller }
     }
 
     /// Writes the canary's share. Gives the route as written; None when it says so already.
@@ -126,10 +89,7 @@ impl GatewayRouter {
         backends: Backends<'_>,
     ) -> Result<Option<Value>, TrafficError> {
         match self.restore_found(current, original, backends).await {
-            Err(
-                TrafficError::WriteWeights { source: kube::Error::Api(status), .. }
-                | TrafficError::ForgetFields { source: kube::Error::Api(status), .. },
-            ) if status.is_not_found() => Ok(None),
+            Err(TrafficError::Write { source, .. }) if source.is_not_found() => Ok(None),
             answer => answer,
         }
     }
@@ -158,44 +118,28 @@ impl GatewayRouter {
             fields.insert("kind".to_owned(), "HTTPRoute".into());
         }
         let params = PostParams { field_manager: Some(MANAGER_TRAFFIC.to_owned()), ..PostParams::default() };
-        let answer = async {
-            let body = serde_json::to_vec(&next).map_err(kube::Error::SerdeError)?;
-            let request = requests(namespace).replace(name, &params, body);
-            self.client.request(request.map_err(kube::Error::BuildRequest)?).await
-        };
-        self.bounded(name, WRITE_WEIGHTS, &[409], answer).await
+        let request = requests(namespace).replace(name, &params, next.to_string().into_bytes());
+        let answer = self.caller.request("replace HTTPRoute", request).await;
+        answer.map_err(|source| failed(name, source, &[409]))
     }
 
     async fn patch(&self, name: &str, namespace: &str, patch: Value) -> Result<Value, TrafficError> {
         let params =
             PatchParams { field_manager: Some(MANAGER_TRAFFIC.to_owned()), ..PatchParams::default() };
-        let answer = async {
-            let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
-            let request = requests(namespace).patch(name, &params, &Patch::<()>::Json(patch));
-            self.client.request(request.map_err(kube::Error::BuildRequest)?).await
-        };
+        let patch = Patch::<()>::Json(serde_json::from_value(patch).unwrap_or_default());
+        let request = requests(namespace).patch(name, &params, &patch);
+        let answer = self.caller.request("patch HTTPRoute", request).await;
         // The answer to a failed `test` is a 422 that says no more.
-        self.bounded(name, FORGET_FIELDS, &[409, 422], answer).await
+        answer.map_err(|source| failed(name, source, &[409, 422]))
     }
+}
 
-    async fn bounded(
-        &self,
-        name: &str,
-        failed: Failed,
-        conflicts: &[u16],
-        answer: impl Future<Output = kube::Result<Value>>,
-    ) -> Result<Value, TrafficError> {
-        let route = name.to_owned();
-        let Ok(answer) = tokio::time::timeout(self.timeout, answer).await else {
-            return Err(TrafficError::Timeout { route, within: self.timeout });
-        };
-        answer.map_err(|source| {
-            if matches!(&source, kube::Error::Api(status) if conflicts.contains(&status.code)) {
-                TrafficError::Conflict { route, source }
-            } else {
-                failed(route, source)
-            }
-        })
+fn failed(name: &str, source: CallError, conflicts: &[u16]) -> TrafficError {
+    let route = name.to_owned();
+    if source.status().is_some_and(|status| conflicts.contains(&status.code)) {
+        TrafficError::Conflict { route, source }
+    } else {
+        TrafficError::Write { route, source }
     }
 }
 
@@ -206,14 +150,17 @@ fn requests(namespace: &str) -> Request {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use axum::http;
     use davylamp_api::rollout::RouteKind;
     use davylamp_api::status::RuleWeights;
+    use kube::Client;
     use kube::client::Body;
     use serde_json::json;
 
     use super::*;
+    use crate::telemetry::Telemetry;
 
     const BACKENDS: Backends<'_> =
         Backends { namespace: "shop", stable: "shop-stable", canary: "shop-canary" };
@@ -250,7 +197,12 @@ mod tests {
                 Ok::<_, std::convert::Infallible>(http::Response::builder().status(code).body(body).unwrap())
             }
         });
-        (GatewayRouter::new(Client::new(service, "default"), Duration::from_secs(5)), seen)
+        (router(Client::new(service, "default")), seen)
+    }
+
+    fn router(client: Client) -> GatewayRouter {
+        let telemetry = Telemetry::default();
+        GatewayRouter::new(Caller::new(client, Duration::from_secs(5), telemetry))
     }
 
     fn target() -> RouteRef {
@@ -348,10 +300,13 @@ mod tests {
         let silent = tower::service_fn(|_: http::Request<Body>| {
             std::future::pending::<Result<http::Response<Body>, std::convert::Infallible>>()
         });
-        let router = GatewayRouter::new(Client::new(silent, "default"), Duration::from_secs(5));
+        let router = router(Client::new(silent, "default"));
         let started = tokio::time::Instant::now();
         let error = router.set(&route(1, 1), &target(), BACKENDS, Percent::ZERO).await.unwrap_err();
-        assert_eq!(error.to_string(), "no answer to a write of HTTPRoute shop within 5 s");
+        assert_eq!(
+            error.to_string(),
+            "HTTPRoute shop: replace HTTPRoute: the API server gave no answer within 5000 ms"
+        );
         assert_eq!(started.elapsed(), Duration::from_secs(5));
     }
 }
