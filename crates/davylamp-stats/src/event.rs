@@ -267,7 +267,7 @@ impl EventProcess {
 }
 
 /// What one cluster of events that all hit the canary can contribute at most: `ln(1/q₀)` within limits.
-fn clip(rho0: f64, n_canary: f64, n_baseline: f64, largest: f64) -> f64 {
+pub(crate) fn clip(rho0: f64, n_canary: f64, n_baseline: f64, largest: f64) -> f64 {
     if n_canary > 0.0 {
         libm::log1p(n_baseline / n_canary / rho0).max(SMALLEST_CLIP).min(largest)
     } else {

@@ -7,7 +7,8 @@
 //!
 //! | Question | Answer |
 //! |---|---|
-//! | Is the canary worse than tolerated? | [`EventProcess`] |
+//! | Is the canary worse than tolerated? | [`EventProcess`], [`ProportionProcess`] for rates above 20 % |
+//! | And exactly, for one block of whole counts? | [`hyper_tilt_log_e`] |
 //! | Does a request of the canary cost more than tolerated? | [`ShareProcess`] |
 //! | Are its pods fuller, or growing faster? | [`pods_t_test`], [`RankProcess`] |
 //! | Is an objective violated or met, whatever the baseline does? | [`SloProcess`] |
@@ -36,10 +37,12 @@ mod counts;
 pub mod dispersion;
 mod error;
 pub mod event;
+pub mod hypergeometric;
 pub mod interval;
 pub mod non_inferiority;
 pub mod pods;
 pub mod ranks;
+pub mod ripr;
 pub mod share;
 pub mod slo;
 mod state;
@@ -53,12 +56,14 @@ pub use counts::Counts;
 pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
+pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
 pub use pods::{Gauge, PodsTest, pods_looks, pods_t_test, t_critical};
 pub use ranks::{
     RankProcess, RankTilt, mid_ranks, rank_guard, rank_tilt_log_e, ranksum_p_upper, smallest_rank_p,
 };
+pub use ripr::{COMMON_RATE, ProportionProcess};
 pub use share::{SHARE_GRID, ShareProcess, share_log_e};
 pub use slo::{SloProcess, slo_log_e};
 pub use traffic_split::TrafficSplit;

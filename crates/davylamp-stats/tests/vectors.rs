@@ -4,19 +4,18 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use davylamp_stats::ripr::{Rates, Ripr, difference_log_factor, ratio_log_factor};
 use davylamp_stats::{
     Capital, Counts, EventProcess, Gauge, NonInferiority, RATIO_GRID, SHARE_GRID, TrafficSplit,
-    combine_log_e, counter_increments, event_log_factor, mid_ranks, pearson_dispersion, pods_t_test,
-    rank_tilt_log_e, ranksum_p_upper, rr_confidence_sequence, share_log_e, slo_log_e, t_critical,
+    combine_log_e, counter_increments, event_log_factor, hyper_tilt_log_e, mid_ranks, pearson_dispersion,
+    pods_t_test, rank_tilt_log_e, ranksum_p_upper, rr_confidence_sequence, share_log_e, slo_log_e,
+    t_critical,
 };
 use serde_json::{Value, json};
 
 /// The functions that are still to be written.
-const LATER: [&str; 10] = [
-    "bernoulli_ripr_diff",
-    "bernoulli_ripr_rr",
+const LATER: [&str; 7] = [
     "histogram_quantile",
-    "hyper_tilt_log_e",
     "info_rate",
     "planner",
     "pod_effect_margin",
@@ -125,6 +124,15 @@ fn compute(function: &str, inputs: &Value) -> Option<Value> {
             json!(pearson_dispersion(&counts, exposure.as_deref()).unwrap())
         }
         "event_process" => event_process(inputs),
+        "hyper_tilt_log_e" => hyper_tilt(inputs),
+        "bernoulli_ripr_rr" => {
+            let rho0 = number(&inputs["rho0"]);
+            nearest(ratio_log_factor(rho0, &alternative(inputs), &columns(inputs)[0]).unwrap())
+        }
+        "bernoulli_ripr_diff" => {
+            let delta = number(&inputs["delta"]);
+            nearest(difference_log_factor(delta, &alternative(inputs), &columns(inputs)[0]).unwrap())
+        }
         "ni_process" => ni_process(inputs),
         "combine_log_e" => {
             json!(combine_log_e(&numbers(&inputs["log_e"]), &numbers(&inputs["weights"])).unwrap())
@@ -209,6 +217,30 @@ fn ni_process(inputs: &Value) -> Value {
         })
     };
     rounds(inputs).map(after_round).collect()
+}
+
+fn hyper_tilt(inputs: &Value) -> Value {
+    let x_canary = number(&inputs["x_canary"]);
+    let counts = Counts {
+        x_canary,
+        x_baseline: number(&inputs["total_events"]) - x_canary,
+        n_canary: number(&inputs["n_canary"]),
+        n_baseline: number(&inputs["n_baseline"]),
+    };
+    let tilt = hyper_tilt_log_e(number(&inputs["psi"]), &counts).unwrap();
+    json!({ "log_mgf": tilt.log_mgf, "log_e": tilt.log_e })
+}
+
+fn alternative(inputs: &Value) -> Rates {
+    Rates { canary: number(&inputs["theta1_canary"]), baseline: number(&inputs["theta1_baseline"]) }
+}
+
+fn nearest(ripr: Ripr) -> Value {
+    json!({
+        "theta0_canary": ripr.null.canary,
+        "theta0_baseline": ripr.null.baseline,
+        "log_e": ripr.log_e,
+    })
 }
 
 /// The cumulative log factors of one bet.
