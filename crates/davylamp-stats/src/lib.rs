@@ -16,6 +16,8 @@
 //! | Is it shown not to be too bad for the next step? | [`NonInferiority`] |
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
+//! | How long is a block, and how much may a burst count? | [`calibrate`] |
+//! | What does the difference between pods make of a tolerance? | [`pod_effect()`], [`pod_effect_margin`] |
 //! | What happened between two scrapes? | [`counter_increment`] |
 //! | Is it one odd pod? How much do pods differ by themselves? | [`rank_guard`], [`pearson_dispersion`] |
 //!
@@ -30,6 +32,7 @@
 
 mod bernoulli;
 mod blocks;
+pub mod calibration;
 pub mod capital;
 pub mod combine;
 pub mod counter;
@@ -40,6 +43,7 @@ pub mod event;
 pub mod hypergeometric;
 pub mod interval;
 pub mod non_inferiority;
+pub mod pod_effect;
 pub mod pods;
 pub mod ranks;
 pub mod ripr;
@@ -49,6 +53,7 @@ mod state;
 mod student;
 pub mod traffic_split;
 
+pub use calibration::{Calibration, PodCounts, calibrate};
 pub use capital::Capital;
 pub use combine::{attribution, combine_log_e};
 pub use counter::{counter_increment, counter_increments};
@@ -59,6 +64,10 @@ pub use event::{EventProcess, RATIO_GRID, event_log_factor};
 pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
+pub use pod_effect::{
+    DEFAULT_POD_EFFECT, latency_pod_effect, pod_effect, pod_effect_margin, pod_effect_margin_student,
+    pod_effect_promotion_margin, pod_spread,
+};
 pub use pods::{Gauge, PodsTest, pods_looks, pods_t_test, t_critical};
 pub use ranks::{
     RankProcess, RankTilt, mid_ranks, rank_guard, rank_tilt_log_e, ranksum_p_upper, smallest_rank_p,
