@@ -1,5 +1,7 @@
 //! The cells: one line each says what is simulated, for how long and how often.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use serde_json::Value;
 
@@ -99,6 +101,15 @@ impl Cell {
                 Group::Sizes | Group::Efficiency | Group::Strong | Group::Late | Group::Decrease,
             ) => Some(cell.bound()),
             _ => None,
+        }
+    }
+
+    /// What the histories of the runs so far have led to.
+    #[must_use]
+    pub fn calibrations(&self) -> BTreeMap<String, u32> {
+        match &self.kind {
+            Kind::Ratio(cell) => cell.calibrations.counts(),
+            Kind::Rollout(cell) => cell.calibrations.counts(),
         }
     }
 

@@ -71,26 +71,35 @@ pub struct Calibrations(Mutex<BTreeMap<(usize, u32), Setting>>);
 
 /// Length and clip of a block.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Setting {
+pub(crate) struct Setting {
     pub block_seconds: f64,
     pub clip: f64,
 }
 
 impl Setting {
     /// What a history without bursts and without differences between pods leads to: the first setting tried.
-    #[must_use]
-    pub fn clean() -> Self {
+    pub(crate) fn clean() -> Self {
         Self { block_seconds: f64::from(ROUND), clip: std::f64::consts::LN_10 }
     }
 
     /// These settings, with this length and this clip.
-    #[must_use]
-    pub fn apply(self, settings: Settings) -> Settings {
+    pub(crate) fn apply(self, settings: Settings) -> Settings {
         Settings { block_seconds: self.block_seconds, clip: self.clip, ..settings }
     }
 }
 
 impl Calibrations {
+    /// How many of the histories that were drawn led to each setting.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        for ((metric, _), setting) in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let Setting { block_seconds, clip } = setting;
+            *counts.entry(format!("metric {metric}: {block_seconds} s, clip {clip:.2}")).or_insert(0) += 1;
+        }
+        counts
+    }
+
     /// That of one of the histories of the cell, which is drawn when it is first asked for.
     pub(crate) fn of_run(
         &self,

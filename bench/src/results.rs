@@ -48,6 +48,9 @@ pub struct CellResult {
     /// In minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_bound: Option<f64>,
+    /// What the histories led to, and how many of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub calibrations: BTreeMap<String, u32>,
     /// What the planner says, in minutes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub planned: Option<f64>,

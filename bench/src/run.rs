@@ -49,6 +49,7 @@ pub fn cell(cell: &Cell, runs: u32, threads: u32) -> Result<CellResult> {
         parameters: cell.parameters()?,
         runs,
         kl_bound: bound.map(six_digits),
+        calibrations: cell.calibrations(),
         planned: cell.planned()?.map(six_digits),
         rules: rules.collect(),
     })
