@@ -38,7 +38,7 @@ fn the_largest_count_is_that_of_one_in_ten_million() {
 
 #[test]
 fn a_good_canary_is_rolled_back_as_seldom_as_promised() -> Result<()> {
-    for name in ["good/clean", "good/bursty-traffic", "few/10rps-1%-w10%-x1.1", "few/10rps-0.1%-w50%-x1"] {
+    for name in ["few/10rps-1%-w10%-x1.1", "few/10rps-0.1%-w50%-x1", "few/100rps-1%-w1%-x1"] {
         let cell = run(name, RUNS)?;
         for rule in cell.rules.iter().filter(|rule| rule.rule.starts_with("davylamp")) {
             let rollbacks = rule.count(Outcome::RolledBack);
@@ -48,12 +48,15 @@ fn a_good_canary_is_rolled_back_as_seldom_as_promised() -> Result<()> {
     Ok(())
 }
 
-/// Their true shares are above one half and above a quarter.
+/// An incident that hits both versions: the threshold fails always, the test in about a quarter of the runs.
 #[test]
-fn the_rules_that_people_use_roll_good_canaries_back() -> Result<()> {
-    let cell = run("good/bursty-traffic", 200)?;
-    assert!(rule(&cell, "threshold, limit 0")?.count(Outcome::RolledBack) > 100);
-    assert!(rule(&cell, "z-test, 5 %")?.count(Outcome::RolledBack) > 20);
+fn the_rules_that_people_use_roll_good_canaries_back_and_ours_do_not() -> Result<()> {
+    let cell = run("good/incident", 150)?;
+    assert!(rule(&cell, "threshold, limit 0")?.count(Outcome::RolledBack) > 140);
+    assert!(rule(&cell, "z-test, 5 %")?.count(Outcome::RolledBack) > 10);
+    for name in ["davylamp", "davylamp, tolerance 0, calibrated"] {
+        assert!(rule(&cell, name)?.count(Outcome::RolledBack) <= 15, "{name}");
+    }
     Ok(())
 }
 
@@ -81,7 +84,7 @@ fn good_rollouts_are_promoted_and_bad_ones_not() -> Result<()> {
 
 #[test]
 fn threads_do_not_matter() -> Result<()> {
-    let cell = cell("good/pods-2-18")?;
-    assert_eq!(run::cell(&cell, 50, 1)?, run::cell(&cell, 50, 3)?);
+    let cell = cell("rollout/errors-x2")?;
+    assert_eq!(run::cell(&cell, 30, 1)?, run::cell(&cell, 30, 3)?);
     Ok(())
 }
