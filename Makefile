@@ -37,4 +37,4 @@ bench-stats: ## simulate who rolls back what and when: bench/results, and the pa
 	cargo run --quiet --release -p davylamp-bench
 
 bench-micro: ## measure what a round of a metric costs
-	cargo bench -p davylamp-bench
+	cargo bench -p davylamp-bench --bench rounds
