@@ -11,6 +11,7 @@ use serde_json::Value;
 const EDGES: &[(&str, &[&str])] = &[
     ("davylamp-api", &[]),
     ("davylamp-stats", &[]),
+    ("davylamp-bench", &["davylamp-stats"]),
     ("davylamp-engine", &["davylamp-api", "davylamp-stats"]),
     ("davylamp-controller", &["davylamp-api", "davylamp-engine"]),
     ("davylamp-demo", &[]),

@@ -7,7 +7,9 @@
 //!
 //! | Question | Answer |
 //! |---|---|
-//! | Is the canary worse than tolerated? | [`EventProcess`], [`ScoreProcess`] for a distribution |
+//! | Is the canary worse than tolerated? | [`EventProcess`]; [`ProportionProcess`] for rates above 20 % |
+//! | Is a distribution, such as latency? | [`ScoreProcess`] |
+//! | And exactly, for one block of whole counts? | [`hyper_tilt_log_e`] |
 //! | Does a request of the canary cost more than tolerated? | [`ShareProcess`] |
 //! | Are its pods fuller, or growing faster? | [`pods_t_test`], [`RankProcess`] |
 //! | Is an objective violated or met, whatever the baseline does? | [`SloProcess`] |
@@ -19,6 +21,8 @@
 //! | What happened between two scrapes? | [`counter_increment`], [`histogram_increment`] |
 //! | Which buckets have two versions in common? | [`Layout`] |
 //! | What lies above a boundary? | [`counts_above`], [`tail_boundary`], [`limit_boundary`] |
+//! | How long is a block, and how much may a burst count? | [`calibrate`] |
+//! | What does the difference between pods make of a tolerance? | [`pod_effect()`], [`pod_effect_margin`] |
 //! | Is it one odd pod? How much do pods differ by themselves? | [`rank_guard`], [`pearson_dispersion`] |
 //!
 //! Every test is a factor per kind of metric, with expectation at most 1 under its null hypothesis, and one
@@ -32,6 +36,7 @@
 
 mod bernoulli;
 mod blocks;
+pub mod calibration;
 pub mod capital;
 pub mod combine;
 pub mod counter;
@@ -40,11 +45,14 @@ pub mod dispersion;
 mod error;
 pub mod event;
 pub mod histogram;
+pub mod hypergeometric;
 pub mod interval;
 pub mod non_inferiority;
 mod normal;
+pub mod pod_effect;
 pub mod pods;
 pub mod ranks;
+pub mod ripr;
 pub mod score;
 pub mod share;
 pub mod shift;
@@ -54,6 +62,7 @@ mod student;
 pub mod tail;
 pub mod traffic_split;
 
+pub use calibration::{Calibration, PodCounts, calibrate};
 pub use capital::Capital;
 pub use combine::{attribution, combine_log_e};
 pub use counter::{counter_increment, counter_increments};
@@ -62,12 +71,18 @@ pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
 pub use histogram::{Bucket, Layout, classic_buckets, histogram_increment, histogram_quantile};
+pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
+pub use pod_effect::{
+    DEFAULT_POD_EFFECT, latency_pod_effect, pod_effect, pod_effect_margin, pod_effect_margin_student,
+    pod_effect_promotion_margin, pod_spread,
+};
 pub use pods::{Gauge, PodsTest, pods_looks, pods_t_test, t_critical};
 pub use ranks::{
     RankProcess, RankTilt, mid_ranks, rank_guard, rank_tilt_log_e, ranksum_p_upper, smallest_rank_p,
 };
+pub use ripr::{COMMON_RATE, ProportionProcess};
 pub use score::{ScoreProcess, Scores, score_log_factor, scores};
 pub use share::{SHARE_GRID, ShareProcess, share_log_e};
 pub use shift::shift_histogram;

@@ -4,23 +4,18 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use davylamp_stats::ripr::{Rates, Ripr, difference_log_factor, ratio_log_factor};
 use davylamp_stats::{
     Capital, Counts, EventProcess, Gauge, NonInferiority, RATIO_GRID, SHARE_GRID, TrafficSplit,
-    combine_log_e, counter_increments, event_log_factor, histogram_quantile, mid_ranks, pearson_dispersion,
-    pods_t_test, rank_tilt_log_e, ranksum_p_upper, rr_confidence_sequence, score_log_factor, scores,
-    share_log_e, shift_histogram, slo_log_e, t_critical,
+    combine_log_e, counter_increments, event_log_factor, histogram_quantile, hyper_tilt_log_e, mid_ranks,
+    pearson_dispersion, pod_effect_margin, pod_effect_margin_student, pod_spread, pods_t_test,
+    rank_tilt_log_e, ranksum_p_upper, rr_confidence_sequence, score_log_factor, scores, share_log_e,
+    shift_histogram, slo_log_e, t_critical,
 };
 use serde_json::{Value, json};
 
 /// The functions that are still to be written.
-const LATER: [&str; 6] = [
-    "bernoulli_ripr_diff",
-    "bernoulli_ripr_rr",
-    "hyper_tilt_log_e",
-    "info_rate",
-    "planner",
-    "pod_effect_margin",
-];
+const LATER: [&str; 2] = ["info_rate", "planner"];
 
 #[test]
 fn every_vector_holds() {
@@ -125,6 +120,16 @@ fn compute(function: &str, inputs: &Value) -> Option<Value> {
             json!(pearson_dispersion(&counts, exposure.as_deref()).unwrap())
         }
         "event_process" => event_process(inputs),
+        "hyper_tilt_log_e" => hyper_tilt(inputs),
+        "pod_effect_margin" => margins(inputs),
+        "bernoulli_ripr_rr" => {
+            let rho0 = number(&inputs["rho0"]);
+            nearest(ratio_log_factor(rho0, &alternative(inputs), &columns(inputs)[0]).unwrap())
+        }
+        "bernoulli_ripr_diff" => {
+            let delta = number(&inputs["delta"]);
+            nearest(difference_log_factor(delta, &alternative(inputs), &columns(inputs)[0]).unwrap())
+        }
         "ni_process" => ni_process(inputs),
         "combine_log_e" => {
             json!(combine_log_e(&numbers(&inputs["log_e"]), &numbers(&inputs["weights"])).unwrap())
@@ -236,6 +241,40 @@ fn ni_process(inputs: &Value) -> Value {
         })
     };
     rounds(inputs).map(after_round).collect()
+}
+
+fn hyper_tilt(inputs: &Value) -> Value {
+    let x_canary = number(&inputs["x_canary"]);
+    let counts = Counts {
+        x_canary,
+        x_baseline: number(&inputs["total_events"]) - x_canary,
+        n_canary: number(&inputs["n_canary"]),
+        n_baseline: number(&inputs["n_baseline"]),
+    };
+    let tilt = hyper_tilt_log_e(number(&inputs["psi"]), &counts).unwrap();
+    json!({ "log_mgf": tilt.log_mgf, "log_e": tilt.log_e })
+}
+
+fn margins(inputs: &Value) -> Value {
+    let whole = |name: &str| u32::try_from(inputs[name].as_u64().unwrap()).unwrap();
+    let spread = pod_spread(number(&inputs["tau"]), whole("k_canary"), whole("k_baseline")).unwrap();
+    let (rho0, alpha) = (number(&inputs["rho0"]), number(&inputs["alpha"]));
+    json!({
+        "normal": pod_effect_margin(rho0, spread, alpha).unwrap(),
+        "student": pod_effect_margin_student(rho0, spread, alpha, whole("df")).unwrap(),
+    })
+}
+
+fn alternative(inputs: &Value) -> Rates {
+    Rates { canary: number(&inputs["theta1_canary"]), baseline: number(&inputs["theta1_baseline"]) }
+}
+
+fn nearest(ripr: Ripr) -> Value {
+    json!({
+        "theta0_canary": ripr.null.canary,
+        "theta0_baseline": ripr.null.baseline,
+        "log_e": ripr.log_e,
+    })
 }
 
 /// The cumulative log factors of one bet.
