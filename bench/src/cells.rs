@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::Value;
 
+use crate::latency::{self, Change, LatencyCell};
 use crate::ratio::{self, RatioCell, RatioRule};
 use crate::results::Ending;
 use crate::rollout::{self, Driver, Gate, Past, RolloutCell};
@@ -44,12 +45,15 @@ pub enum Group {
     Late,
     /// More is better.
     Decrease,
+    /// A distribution; the good ones are among them.
+    Latency,
     Rollout,
 }
 
 #[derive(Debug, Clone)]
 enum Kind {
     Ratio(RatioCell),
+    Latency(LatencyCell),
     Rollout(RolloutCell),
 }
 
@@ -64,6 +68,7 @@ impl Group {
             Self::Strong => "strong",
             Self::Late => "late",
             Self::Decrease => "decrease",
+            Self::Latency => "latency",
             Self::Rollout => "rollout",
         }
     }
@@ -79,6 +84,7 @@ impl Cell {
     pub fn run(&self, run: u32) -> Result<Vec<Ending>> {
         match &self.kind {
             Kind::Ratio(cell) => cell.run(&self.name, run),
+            Kind::Latency(cell) => cell.run(&self.name, run),
             Kind::Rollout(cell) => cell.run(&self.name, run),
         }
     }
@@ -88,6 +94,7 @@ impl Cell {
     pub fn rules(&self) -> Vec<String> {
         match &self.kind {
             Kind::Ratio(cell) => cell.rules.iter().map(|rule| rule.name()).collect(),
+            Kind::Latency(cell) => cell.rules.iter().map(|rule| rule.name()).collect(),
             Kind::Rollout(cell) => cell.drivers.iter().map(|driver| driver.name().to_owned()).collect(),
         }
     }
@@ -100,6 +107,7 @@ impl Cell {
                 Kind::Ratio(cell),
                 Group::Sizes | Group::Efficiency | Group::Strong | Group::Late | Group::Decrease,
             ) => Some(cell.bound()),
+            (Kind::Latency(cell), _) => cell.bound(),
             _ => None,
         }
     }
@@ -109,6 +117,7 @@ impl Cell {
     pub fn calibrations(&self) -> BTreeMap<String, u32> {
         match &self.kind {
             Kind::Ratio(cell) => cell.calibrations.counts(),
+            Kind::Latency(_) => BTreeMap::new(),
             Kind::Rollout(cell) => cell.calibrations.counts(),
         }
     }
@@ -121,6 +130,7 @@ impl Cell {
     pub fn parameters(&self) -> Result<Value> {
         Ok(match &self.kind {
             Kind::Ratio(cell) => serde_json::to_value(cell)?,
+            Kind::Latency(cell) => serde_json::to_value(cell)?,
             Kind::Rollout(cell) => serde_json::to_value(cell)?,
         })
     }
@@ -133,6 +143,9 @@ impl Cell {
                 Some(bound) => 2.0 * bound.max(1.0),
                 None => f64::from(cell.minutes),
             },
+            Kind::Latency(cell) => {
+                self.bound().map_or_else(|| f64::from(cell.minutes), |bound| 4.0 * bound.max(1.0))
+            }
             Kind::Rollout(cell) => 10.0 * f64::from(u32::try_from(cell.drivers.len()).unwrap_or(1)),
         }
     }
@@ -146,7 +159,7 @@ fn service() -> Service {
 /// All cells, in the order of the tables.
 #[must_use]
 pub fn all() -> Vec<Cell> {
-    [good(), few(), sizes(), efficiency(), strong(), late(), decrease(), rollouts()].concat()
+    [good(), few(), sizes(), efficiency(), strong(), late(), decrease(), latencies(), rollouts()].concat()
 }
 
 fn good() -> Vec<Cell> {
@@ -343,6 +356,40 @@ fn decrease() -> Vec<Cell> {
         }
     }
     cells
+}
+
+/// Latency of 200 requests a second, log-normal with a median of 100 ms.
+fn latencies() -> Vec<Cell> {
+    let cell = |name: &str,
+                title: &str,
+                runs: u32,
+                requests_per_second: f64,
+                change: Change,
+                native: Option<u32>| {
+        let minutes = if matches!(change, Change::None) { 60 } else { 120 };
+        let rules = latency::RULES.to_vec();
+        let cell = LatencyCell { requests_per_second, weight: 0.1, change, native, minutes, rules };
+        Cell {
+            name: format!("latency/{name}"),
+            group: Group::Latency,
+            title: title.to_owned(),
+            runs,
+            kind: Kind::Latency(cell),
+        }
+    };
+    vec![
+        cell("good", "good", MANY, 200.0, Change::None, None),
+        cell("x1.2", "all ×1.2", SOME, 200.0, Change::All(1.2), None),
+        cell("x1.3", "all ×1.3", SOME, 200.0, Change::All(1.3), None),
+        cell("x1.5", "all ×1.5", SOME, 200.0, Change::All(1.5), None),
+        cell("slowest-x2", "slowest 2 % ×2", SOME, 200.0, Change::Slowest(2.0), None),
+        cell("slowest-x4", "slowest 2 % ×4", SOME, 200.0, Change::Slowest(4.0), None),
+        cell("10rps-x1.2", "all ×1.2, 10 rps", SOME, 10.0, Change::All(1.2), None),
+        cell("10rps-x1.3", "all ×1.3, 10 rps", SOME, 10.0, Change::All(1.3), None),
+        cell("10rps-slowest-x2", "slowest 2 % ×2, 10 rps", SOME, 10.0, Change::Slowest(2.0), None),
+        cell("native-x1.3", "all ×1.3, 104 buckets", SOME, 200.0, Change::All(1.3), Some(8)),
+        cell("native-slowest-x2", "slowest 2 % ×2, 104 buckets", SOME, 200.0, Change::Slowest(2.0), Some(8)),
+    ]
 }
 
 fn rollouts() -> Vec<Cell> {

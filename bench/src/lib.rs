@@ -6,6 +6,7 @@
 
 pub mod cells;
 mod history;
+pub mod latency;
 pub mod page;
 pub mod pictures;
 pub mod random;

@@ -55,7 +55,7 @@ fn table(results: &Results, name: &str) -> Result<String> {
     let rules: Vec<&str> = first.rules.iter().map(|rule| rule.rule.as_str()).collect();
     let show: fn(&CellResult, &RuleResult) -> String = match name {
         "good" | "few" => |_, rule| share(rule.fraction),
-        "sizes" | "late" | "decrease" => |_, rule| {
+        "sizes" | "late" | "decrease" | "latency" => |_, rule| {
             if rule.fraction < 0.5 {
                 format!("({})", share(rule.fraction))
             } else if rule.fraction < 0.995 {
@@ -68,7 +68,7 @@ fn table(results: &Results, name: &str) -> Result<String> {
         "rollout" => |_, rule| rollout(rule),
         _ => |_, rule| rule.per_bound.map_or(String::new(), |ratio| format!("{ratio:.2}")),
     };
-    let bound = first.kl_bound.is_some();
+    let bound = cells.iter().any(|cell| cell.kl_bound.is_some());
     let mut text = String::from("| |");
     if bound {
         text.push_str(" bound |");
@@ -81,8 +81,8 @@ fn table(results: &Results, name: &str) -> Result<String> {
     text.push('\n');
     for cell in cells {
         write!(text, "| {} |", cell.title)?;
-        if let Some(bound) = cell.kl_bound {
-            write!(text, " {} |", time(bound))?;
+        if bound {
+            write!(text, " {} |", cell.kl_bound.map_or(String::new(), time))?;
         }
         for rule in &rules {
             let cell = cell.rule(rule).map_or(String::new(), |result| show(cell, result));
