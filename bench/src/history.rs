@@ -105,7 +105,7 @@ impl Calibrations {
         &self,
         service: &Service,
         metric: usize,
-        pods: u32,
+        split: &Split,
         name: &str,
         run: u32,
     ) -> Result<Setting> {
@@ -115,7 +115,8 @@ impl Calibrations {
             return Ok(setting);
         }
         let random = Random::new(&format!("{name}, history of metric {metric}"), key.1);
-        let calibration = calibrate(&rounds(service, metric, pods, random), f64::from(ROUND), ALPHA)?;
+        let rounds = rounds(service, metric, split.canary_pods + split.baseline_pods, random);
+        let calibration = calibrate(&rounds, split.canary_pods as usize, f64::from(ROUND), ALPHA)?;
         let setting = Setting { block_seconds: calibration.block_seconds, clip: calibration.clip };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, setting);
         Ok(setting)

@@ -104,7 +104,7 @@ impl RatioCell {
             0.0
         };
         let setting = if self.draws_history {
-            self.calibrations.of_run(&self.service, 0, pods, name, run)?
+            self.calibrations.of_run(&self.service, 0, &self.split, name, run)?
         } else {
             Setting::clean()
         };

@@ -306,7 +306,7 @@ impl Rollout<'_> {
                 let setting = if clean {
                     Setting::clean()
                 } else {
-                    cell.calibrations.of_run(&cell.service, index, PODS, name, *run)?
+                    cell.calibrations.of_run(&cell.service, index, split, name, *run)?
                 };
                 (tau, setting)
             }
