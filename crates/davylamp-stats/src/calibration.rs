@@ -13,7 +13,7 @@
 //! block length L   5     15    15    30    60    120  s      rounded up to whole rounds
 //! clip b           ln10  ln10  1.5   1.5   1.5   1.5
 //! ```
-//! the first is chosen that has at most `max(⌈N/100⌉, 1.5·fewest)` alarms, where `N` is the number of placebos
+//! the first is chosen that has at most `max(⌈N/200⌉, 1.5·fewest)` alarms, where `N` is the number of placebos
 //! and `fewest` that of the alarms of the best setting. Settings whose `L` is below a round are left out; if
 //! none is left, a block is one round and the clip `ln 10`. With fewer than three pods, or less than an hour,
 //! there is nothing to learn: the smallest `L` of 15 seconds or more and `ln 10`.
@@ -159,9 +159,10 @@ pub fn calibrate(
     Ok(tried.into_iter().find(acceptable).filter(|chosen| chosen.placebos > 0).unwrap_or(default))
 }
 
-/// Alarms that are as many as promised.
+/// Alarms that speak for less than one in a hundred. With one in a hundred themselves, a setting of twice as
+/// many passes in a fourth of all histories.
 fn few(placebos: u32) -> u32 {
-    placebos.div_ceil(100)
+    placebos.div_ceil(200)
 }
 
 /// The fewest rounds that take at least so many seconds.
