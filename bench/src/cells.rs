@@ -169,6 +169,9 @@ fn good() -> Vec<Cell> {
     let incident = Some(Incident { from_minute: 20, minutes: 5, factor: 20.0 });
     let cell = |name: &str, title: &str, service: Service, split: Split| {
         let mut rules = vec![RatioRule::Defaults, RatioRule::Calibrated, RatioRule::Exact];
+        if name == "clean" {
+            rules.push(RatioRule::Horizon);
+        }
         rules.extend(ratio::RIVALS);
         let threshold = Some(0.01);
         Cell::ratio(
@@ -267,8 +270,13 @@ fn efficiency() -> Vec<Cell> {
             for requests in [10.0, 50.0, 200.0] {
                 for ratio in [1.5, 2.0, 3.0, 5.0] {
                     let service = Service::new(requests, rate, ratio);
-                    let rules =
-                        [RatioRule::Exact, RatioRule::Calibrated, RatioRule::Defaults, RatioRule::Oracle];
+                    let rules = [
+                        RatioRule::Exact,
+                        RatioRule::Calibrated,
+                        RatioRule::Horizon,
+                        RatioRule::Defaults,
+                        RatioRule::Oracle,
+                    ];
                     let cell = RatioCell::new(service, Split::new(weight, 20), 60, &rules);
                     let bound = cell.bound();
                     if (2.0..60.0).contains(&bound) {

@@ -1,15 +1,15 @@
 //! A canary at one weight and one ratio metric: all rules read the same counts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use davylamp_stats::Counts;
+use davylamp_stats::{Counts, Horizon, NullLaw};
 use serde::Serialize;
 
 use crate::history::{self, Calibrations, Setting};
 use crate::random::Random;
 use crate::results::{Ending, Outcome};
-use crate::rules::{Davylamp, MannWhitney, Oracle, Rule, Settings, Threshold, ZTest};
+use crate::rules::{ALPHA, Bounded, Davylamp, MannWhitney, Oracle, Rule, Settings, Threshold, ZTest};
 use crate::traffic::{MINUTE, ROUND, Service, Split, Traffic};
 
 /// A cell of one metric.
@@ -31,6 +31,9 @@ pub struct RatioCell {
     pub draws_history: bool,
     #[serde(skip)]
     pub calibrations: Arc<Calibrations>,
+    /// Simulated when it is first asked for.
+    #[serde(skip)]
+    pub horizon: Arc<Mutex<Option<Horizon>>>,
 }
 
 /// A rule of this cell.
@@ -42,6 +45,9 @@ pub enum RatioRule {
     Exact,
     /// Tolerance 0 with what history says about pods and bursts.
     Calibrated,
+    /// Tolerance 0 and the threshold of a rollout that is planned for a regression of this size: no clip, no restarts,
+    /// and four times as many events as the bound needs.
+    Horizon,
     /// What the canary has as its true ratio is tolerated, no floor, no margin.
     Boundary,
     Threshold(u32),
@@ -50,6 +56,17 @@ pub enum RatioRule {
     MannWhitney,
     Oracle,
 }
+
+/// The horizon, in mean numbers of events until the best possible test knows.
+const HORIZON: f64 = 4.0;
+
+/// A good canary is rolled out with this ratio in mind.
+const HORIZON_RATIO: f64 = 2.0;
+
+/// 160 of them are above the threshold of 0.8 %, which is known to 8 %.
+const HORIZON_RUNS: u32 = 20_000;
+
+const HORIZON_SEED: u64 = 1;
 
 /// The rules that people use.
 pub const RIVALS: [RatioRule; 6] = [
@@ -68,6 +85,7 @@ impl RatioRule {
             Self::Defaults => "davylamp".to_owned(),
             Self::Exact => "davylamp, tolerance 0".to_owned(),
             Self::Calibrated => "davylamp, tolerance 0, calibrated".to_owned(),
+            Self::Horizon => "davylamp, tolerance 0, finite horizon".to_owned(),
             Self::Boundary => "davylamp, the truth tolerated, no floor".to_owned(),
             Self::Threshold(limit) => format!("threshold, limit {limit}"),
             Self::ZTest(level) => format!("z-test, {level} %"),
@@ -90,6 +108,7 @@ impl RatioCell {
             rules: rules.to_vec(),
             draws_history: false,
             calibrations: Arc::default(),
+            horizon: Arc::default(),
         }
     }
 
@@ -151,6 +170,7 @@ impl RatioCell {
             }
             RatioRule::Exact => ours(Settings::exact()),
             RatioRule::Calibrated => ours(Settings { rho0: pod_factor, ..setting.apply(Settings::exact()) }),
+            RatioRule::Horizon => Ok(Box::new(Bounded::new(self.horizon()?)?)),
             RatioRule::Boundary => {
                 ours(Settings { rho0: self.service.metrics[0].ratio, ..Settings::exact() })
             }
@@ -168,23 +188,52 @@ impl RatioCell {
         }
     }
 
+    fn horizon(&self) -> Result<Horizon> {
+        let mut known = self.horizon.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(horizon) = *known {
+            return Ok(horizon);
+        }
+        let metric = self.service.metrics[0];
+        let weight = self.split.weight;
+        let ratio = if metric.ratio > 1.0 { metric.ratio } else { HORIZON_RATIO };
+        let rate = metric.rate * (1.0 - weight + weight * ratio);
+        let events = HORIZON * self.bound_for(ratio) * 60.0 * self.service.requests_per_second * rate;
+        let law = NullLaw { canary_share: weight, blocks: None };
+        let horizon = Horizon::simulate(&law, whole(events), ALPHA, HORIZON_RUNS, HORIZON_SEED)?;
+        *known = Some(horizon);
+        Ok(horizon)
+    }
+
     /// The least mean time to detect that any test with this false rollback rate can have, in minutes.
     #[must_use]
     pub fn bound(&self) -> f64 {
+        self.bound_for(self.service.metrics[0].ratio)
+    }
+
+    fn bound_for(&self, ratio: f64) -> f64 {
         let metric = self.service.metrics[0];
-        let bad = metric.rate * metric.ratio;
+        let bad = metric.rate * ratio;
         let weight = self.split.weight;
         // The closest law without a regression: both cohorts have the average rate.
         let average = weight * bad + (1.0 - weight) * metric.rate;
         let information =
             weight * divergence(bad, average) + (1.0 - weight) * divergence(metric.rate, average);
-        -libm::log(crate::rules::ALPHA) / (information * self.service.requests_per_second * 60.0)
+        -libm::log(ALPHA) / (information * self.service.requests_per_second * 60.0)
     }
 }
 
 /// Kullback and Leibler's, of one Bernoulli rate from another.
 fn divergence(p: f64, from: f64) -> f64 {
     p * libm::log(p / from) + (1.0 - p) * libm::log((1.0 - p) / (1.0 - from))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rounds of a block, events of an hour"
+)]
+fn whole(number: f64) -> u32 {
+    number.ceil() as u32
 }
 
 /// Minutes of so many rounds.

@@ -5,7 +5,7 @@
 //! the service is really like, but for the oracle.
 
 use anyhow::Result;
-use davylamp_stats::{Counts, EventProcess, event_log_factor};
+use davylamp_stats::{Capital, Counts, EventProcess, Horizon, RATIO_GRID, event_log_factor};
 
 use crate::traffic::{MINUTE, ROUND};
 
@@ -67,6 +67,32 @@ impl Rule for Davylamp {
     fn round(&mut self, counts: &Counts) -> Result<bool> {
         self.process.round(counts)?;
         Ok(self.process.log_e() >= self.needed)
+    }
+}
+
+/// The mixture of our alternatives with the thresholds of a finite horizon.
+#[derive(Debug)]
+pub struct Bounded {
+    capital: Capital<12>,
+    horizon: Horizon,
+    events: f64,
+}
+
+impl Bounded {
+    pub fn new(horizon: Horizon) -> Result<Self> {
+        Ok(Self { capital: Capital::new([1.0 / 12.0; 12], 1.0)?, horizon, events: 0.0 })
+    }
+}
+
+impl Rule for Bounded {
+    fn round(&mut self, counts: &Counts) -> Result<bool> {
+        let mut log_factors = RATIO_GRID;
+        for log_factor in &mut log_factors {
+            *log_factor = event_log_factor(1.0, *log_factor, counts)?;
+        }
+        self.capital.add(&log_factors)?;
+        self.events += counts.x_canary + counts.x_baseline;
+        Ok(self.horizon.is_reached(self.capital.log_e(f64::INFINITY), self.events))
     }
 }
 

@@ -23,6 +23,7 @@
 //! | What lies above a boundary? | [`counts_above`], [`tail_boundary`], [`limit_boundary`] |
 //! | How long is a block, and how much may a burst count? | [`calibrate`] |
 //! | What does the difference between pods make of a tolerance? | [`pod_effect()`], [`pod_effect_margin`] |
+//! | What does it need if there are not many events? | [`Horizon`] |
 //! | Is it one odd pod? How much do pods differ by themselves? | [`rank_guard`], [`pearson_dispersion`] |
 //!
 //! Every test is a factor per kind of metric, with expectation at most 1 under its null hypothesis, and one
@@ -45,6 +46,7 @@ pub mod dispersion;
 mod error;
 pub mod event;
 pub mod histogram;
+pub mod horizon;
 pub mod hypergeometric;
 pub mod interval;
 pub mod non_inferiority;
@@ -71,6 +73,7 @@ pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
 pub use histogram::{Bucket, Layout, classic_buckets, histogram_increment, histogram_quantile};
+pub use horizon::{Horizon, NullBlocks, NullLaw, horizon_threshold};
 pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
