@@ -8,7 +8,7 @@ use crate::state::{Reader, Writer};
 use crate::{Capital, Error};
 
 /// Seconds after which the hazard of a restart has halved.
-const RESTART_SECONDS: f64 = 900.0;
+pub(crate) const RESTART_SECONDS: f64 = 900.0;
 
 /// The share of the reserve that is put to work at the start of a block of `L` seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -16,6 +16,7 @@
 //! | Is it shown not to be too bad for the next step? | [`NonInferiority`] |
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
+//! | How long will it take? | [`detect_seconds`], [`promote_seconds`], [`remaining_seconds`] |
 //! | How long is a block, and how much may a burst count? | [`calibrate`] |
 //! | What does the difference between pods make of a tolerance? | [`pod_effect()`], [`pod_effect_margin`] |
 //! | What happened between two scrapes? | [`counter_increment`] |
@@ -41,8 +42,10 @@ pub mod dispersion;
 mod error;
 pub mod event;
 pub mod hypergeometric;
+pub mod information;
 pub mod interval;
 pub mod non_inferiority;
+pub mod planner;
 pub mod pod_effect;
 pub mod pods;
 pub mod ranks;
@@ -62,8 +65,15 @@ pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
 pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
+pub use information::{
+    DETECT_OVERHEAD, PROMOTE_OVERHEAD, Traffic, bound_requests, closed_form_detect_seconds,
+    closed_form_promote_seconds, information_per_request, remaining_seconds,
+};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
+pub use planner::{
+    Detection, Promotion, detect_seconds, often_undecided, promote_seconds, rollout_seconds, smallest_ratio,
+};
 pub use pod_effect::{
     DEFAULT_POD_EFFECT, latency_pod_effect, pod_effect, pod_effect_margin, pod_effect_margin_student,
     pod_effect_promotion_margin, pod_spread,

@@ -6,16 +6,16 @@
 
 use davylamp_stats::ripr::{Rates, Ripr, difference_log_factor, ratio_log_factor};
 use davylamp_stats::{
-    Capital, Counts, EventProcess, Gauge, NonInferiority, RATIO_GRID, SHARE_GRID, TrafficSplit,
-    combine_log_e, counter_increments, event_log_factor, hyper_tilt_log_e, mid_ranks, pearson_dispersion,
-    pod_effect_margin, pod_effect_margin_student, pod_spread, pods_t_test, rank_tilt_log_e, ranksum_p_upper,
-    rr_confidence_sequence, share_log_e, slo_log_e, t_critical,
+    Capital, Counts, EventProcess, Gauge, NonInferiority, RATIO_GRID, SHARE_GRID, Traffic, TrafficSplit,
+    bound_requests, closed_form_detect_seconds, closed_form_promote_seconds, combine_log_e,
+    counter_increments, event_log_factor, hyper_tilt_log_e, information_per_request, mid_ranks,
+    pearson_dispersion, pod_effect_margin, pod_effect_margin_student, pod_spread, pods_t_test,
+    rank_tilt_log_e, ranksum_p_upper, rr_confidence_sequence, share_log_e, slo_log_e, t_critical,
 };
 use serde_json::{Value, json};
 
 /// The functions that are still to be written.
-const LATER: [&str; 6] =
-    ["histogram_quantile", "info_rate", "planner", "score_tilt_log_e", "scores", "shift_histogram"];
+const LATER: [&str; 4] = ["histogram_quantile", "score_tilt_log_e", "scores", "shift_histogram"];
 
 #[test]
 fn every_vector_holds() {
@@ -117,6 +117,8 @@ fn compute(function: &str, inputs: &Value) -> Option<Value> {
             json!(pearson_dispersion(&counts, exposure.as_deref()).unwrap())
         }
         "event_process" => event_process(inputs),
+        "info_rate" => info_rate(inputs),
+        "planner" => planner(inputs),
         "hyper_tilt_log_e" => hyper_tilt(inputs),
         "pod_effect_margin" => margins(inputs),
         "bernoulli_ripr_rr" => {
@@ -233,6 +235,34 @@ fn margins(inputs: &Value) -> Value {
         "normal": pod_effect_margin(rho0, spread, alpha).unwrap(),
         "student": pod_effect_margin_student(rho0, spread, alpha, whole("df")).unwrap(),
     })
+}
+
+fn info_rate(inputs: &Value) -> Value {
+    let rates = Rates { canary: number(&inputs["p_canary"]), baseline: number(&inputs["p_baseline"]) };
+    let (weight, rho0) = (number(&inputs["weight"]), number(&inputs["rho0"]));
+    let information = information_per_request(&rates, weight, rho0).unwrap();
+    let requests = bound_requests(information, number(&inputs["alpha"])).unwrap().unwrap();
+    json!({
+        "nats_per_request": information,
+        "bound_requests": requests,
+        "bound_seconds": requests / number(&inputs["rps"]),
+    })
+}
+
+/// The closed forms; one metric of several has its share of alpha.
+fn planner(inputs: &Value) -> Value {
+    let traffic = Traffic {
+        requests_per_second: number(&inputs["rps"]),
+        weight: number(&inputs["weight"]),
+        rate: number(&inputs["p"]),
+        block_seconds: number(&inputs["block_s"]),
+    };
+    let alpha = number(&inputs["alpha"]) / number(&inputs["metrics"]);
+    let (ratio, margin, beta) =
+        (number(&inputs["ratio"]), number(&inputs["margin"]), number(&inputs["beta"]));
+    let detect = closed_form_detect_seconds(&traffic, ratio, 1.0, alpha, number(&inputs["r"]));
+    let promote = closed_form_promote_seconds(&traffic, margin, beta, number(&inputs["r_promote"]));
+    json!({ "detect_seconds": detect.unwrap(), "promote_seconds": promote.unwrap() })
 }
 
 fn alternative(inputs: &Value) -> Rates {
