@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a fresh machine: `make cluster-demo` and `make test`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help cluster-demo cluster cluster-down programs demo-programs test crds
+.PHONY: help cluster-demo cluster cluster-down programs demo-programs test crds bench-stats bench-micro
 
 CLUSTER := tests/cluster/cluster
 STATIC := x86_64-unknown-linux-gnu
@@ -32,3 +32,9 @@ test: ## everything: formatting, lints, documentation, all tests, the cluster te
 crds: ## write deploy/crds
 	@mkdir -p deploy/crds
 	cargo run --quiet -p davylamp-controller -- crd --directory deploy/crds
+
+bench-stats: ## simulate who rolls back what and when: bench/results, and the page of the guide (about 30 minutes)
+	cargo run --quiet --release -p davylamp-bench
+
+bench-micro: ## measure what a round of a metric costs
+	cargo bench -p davylamp-bench --bench rounds

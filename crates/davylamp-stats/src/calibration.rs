@@ -3,16 +3,17 @@
 //! Takes what each stable pod counted, round by round, and gives the length and the clip of the blocks of
 //! [`EventProcess`](crate::EventProcess) and [`ProportionProcess`](crate::ProportionProcess).
 //!
-//! **Null hypothesis.** None is tested. All pods run the same version, so that every alarm of a test of one
+//! **Null hypothesis.** None is tested. All pods run the same version, so that every alarm of a test of some
 //! of them against the others is a false one.
 //!
-//! **Formula.** A placebo is the process of an hour of one pod against all others: `ρ₀ = 1`, half of the
-//! capital in reserve, constant hazard `L/900 s`, an alarm at `1/α`. Of the settings
+//! **Formula.** A placebo is the process of an hour of as many pods as the canary will have, each with those
+//! that follow it in a circle, against all others: `ρ₀ = 1`, half of the capital in reserve, constant hazard
+//! `L/900 s`, an alarm at `1/α`. Of the settings
 //! ```text
 //! block length L   5     15    15    30    60    120  s      rounded up to whole rounds
 //! clip b           ln10  ln10  1.5   1.5   1.5   1.5
 //! ```
-//! the first is chosen that has at most `max(⌈N/100⌉, 1.5·fewest)` alarms, where `N` is the number of placebos
+//! the first is chosen that has at most `max(⌈N/200⌉, 1.5·fewest)` alarms, where `N` is the number of placebos
 //! and `fewest` that of the alarms of the best setting. Settings whose `L` is below a round are left out; if
 //! none is left, a block is one round and the clip `ln 10`. With fewer than three pods, or less than an hour,
 //! there is nothing to learn: the smallest `L` of 15 seconds or more and `ln 10`.
@@ -74,15 +75,17 @@ pub struct Calibration {
     pub block_seconds: f64,
     /// What the log factors of a block are capped at, instead of `ln 10`.
     pub clip: f64,
-    /// How many hours of a pod were compared with the other pods.
+    /// How many hours of some pods were compared with the other pods.
     pub placebos: u32,
     /// How many of them would have raised an alarm.
     pub alarms: u32,
 }
 
 /// Chooses the length and the clip of a block. `rounds` holds the counts of every pod in every round, the
-/// same pod at the same place; a pod that was not there has none. A round takes `round_seconds`, from 0.1
-/// to 3600; `alpha` is the rate of false alarms that the rollout is to have.
+/// same pod at the same place; a pod that was not there has none. A canary of `canary_pods` is hit by that
+/// many times as many bursts as one of a single pod; more than half of the pods count as half of them. A
+/// round takes `round_seconds`, from 0.1 to 3600; `alpha` is the rate of false alarms that the rollout is to
+/// have.
 ///
 /// ```
 /// use davylamp_stats::{PodCounts, calibrate};
@@ -94,7 +97,7 @@ pub struct Calibration {
 /// };
 /// let mut rounds: Vec<[PodCounts; 3]> =
 ///     (0..1440).map(|round| [0, 1, 2].map(|pod| healthy(round, pod))).collect();
-/// let calibration = calibrate(&rounds, 5.0, 0.01)?;
+/// let calibration = calibrate(&rounds, 1, 5.0, 0.01)?;
 /// assert_eq!((calibration.block_seconds, calibration.alarms, calibration.placebos), (5.0, 0, 6));
 ///
 /// // Now one of them fails for a minute and a half, every ten minutes.
@@ -103,12 +106,13 @@ pub struct Calibration {
 ///         rounds[round][start / 120 % 3].events = 10.0;
 ///     }
 /// }
-/// let calibration = calibrate(&rounds, 5.0, 0.01)?;
+/// let calibration = calibrate(&rounds, 1, 5.0, 0.01)?;
 /// assert_eq!((calibration.block_seconds, calibration.clip), (30.0, 1.5));
 /// # Ok::<(), davylamp_stats::Error>(())
 /// ```
 pub fn calibrate(
     rounds: &[impl AsRef<[PodCounts]>],
+    canary_pods: usize,
     round_seconds: f64,
     alpha: f64,
 ) -> Result<Calibration, Error> {
@@ -139,7 +143,8 @@ pub fn calibrate(
         return Ok(default);
     }
 
-    let history = History { rounds, pods, round_seconds, threshold: 1.0 / alpha };
+    let group = canary_pods.clamp(1, pods / 2);
+    let history = History { rounds, pods, group, round_seconds, threshold: 1.0 / alpha };
     let mut tried = history.try_out(std::slice::from_ref(first));
     // How the others do matters only if the first raises more than a few alarms.
     if tried.iter().any(|first| first.alarms > few(first.placebos)) {
@@ -152,9 +157,10 @@ pub fn calibrate(
     Ok(tried.into_iter().find(acceptable).filter(|chosen| chosen.placebos > 0).unwrap_or(default))
 }
 
-/// Alarms that are as many as promised.
+/// Alarms that speak for less than one in a hundred. With one in a hundred themselves, a setting of twice as
+/// many passes in a fourth of all histories.
 fn few(placebos: u32) -> u32 {
-    placebos.div_ceil(100)
+    placebos.div_ceil(200)
 }
 
 /// The fewest rounds that take at least so many seconds.
@@ -171,13 +177,15 @@ fn rounds_within(seconds: f64, round_seconds: f64) -> u32 {
 struct History<'a, R> {
     rounds: &'a [R],
     pods: usize,
+    /// Pods of a placebo.
+    group: usize,
     round_seconds: f64,
     /// The capital at which there is an alarm.
     threshold: f64,
 }
 
 impl<R: AsRef<[PodCounts]>> History<'_, R> {
-    /// The settings, with their placebos and the alarms of these. Hours in which a pod cannot be compared are
+    /// The settings, with their placebos and the alarms of these. Hours in which pods cannot be compared are
     /// none, and an hour that is not complete is left out.
     fn try_out(&self, settings: &[Calibration]) -> Vec<Calibration> {
         let mut settings = settings.to_vec();
@@ -186,24 +194,25 @@ impl<R: AsRef<[PodCounts]>> History<'_, R> {
             hour -= 1;
         }
         for hour in self.rounds.chunks_exact(usize::try_from(hour).unwrap_or(usize::MAX)) {
-            let all: Vec<PodCounts> = hour.iter().map(|round| sum(round.as_ref())).collect();
-            for pod in 0..self.pods {
-                let of_pod = |(round, all): (&R, &PodCounts)| {
-                    let own = round.as_ref().get(pod).copied().unwrap_or_default();
+            let all: Vec<PodCounts> = hour.iter().map(|round| sum(round.as_ref().iter())).collect();
+            for first in 0..self.pods {
+                let of_group = |(round, all): (&R, &PodCounts)| {
+                    let pods = round.as_ref();
+                    let own = sum(pods.iter().chain(pods).skip(first).take(self.group));
                     Counts {
                         x_canary: own.events,
-                        x_baseline: all.events - own.events,
+                        x_baseline: (all.events - own.events).max(0.0),
                         n_canary: own.exposure,
-                        n_baseline: all.exposure - own.exposure,
+                        n_baseline: (all.exposure - own.exposure).max(0.0),
                     }
                 };
-                self.run(&mut settings, hour.iter().zip(&all).map(of_pod));
+                self.run(&mut settings, hour.iter().zip(&all).map(of_group));
             }
         }
         settings
     }
 
-    /// One hour of one pod against the others.
+    /// One hour of some pods against the others.
     fn run(&self, settings: &mut [Calibration], rounds: impl Iterator<Item = Counts>) {
         let mut placebos: Vec<Placebo> =
             settings.iter().map(|setting| Placebo::new(setting, self.round_seconds)).collect();
@@ -226,9 +235,9 @@ impl<R: AsRef<[PodCounts]>> History<'_, R> {
     }
 }
 
-/// The events and the exposure of all pods.
-fn sum(pods: &[PodCounts]) -> PodCounts {
-    pods.iter().fold(PodCounts::default(), |sum, pod| PodCounts {
+/// The events and the exposure of these pods.
+fn sum<'a>(pods: impl Iterator<Item = &'a PodCounts>) -> PodCounts {
+    pods.fold(PodCounts::default(), |sum, pod| PodCounts {
         events: sum.events + pod.events,
         exposure: sum.exposure + pod.exposure,
     })

@@ -17,7 +17,7 @@
 //! **Source.** Ville (1939), *Étude critique de la notion de collectif*; Herbster and Warmuth (1998),
 //! *Tracking the best expert*, for the moves of capital.
 //!
-//! **Cost.** `J` exponentials and one logarithm for each look, twice that for each block.
+//! **Cost.** `J` exponentials and one logarithm for each look and for each block.
 //!
 //! **When not to use it.** When the cap or the hazard of a block depends on the events of that block.
 //!
@@ -134,8 +134,7 @@ impl<const J: usize> Capital<J> {
     /// Closes the open block: its capped gain becomes capital. Without rounds since the last close, nothing
     /// changes.
     pub fn close(&mut self, cap: f64) {
-        self.wealth = self.log_e(cap);
-        let shift = self.shift(cap);
+        let (shift, before) = (self.shift(cap), self.total);
         let gains = self.gains(cap, shift);
         for (share, gain) in self.share.iter_mut().zip(gains) {
             *share *= gain;
@@ -143,6 +142,7 @@ impl<const J: usize> Capital<J> {
         self.reserve = self.shifted_reserve(shift);
         self.factor = [0.0; J];
         self.total = self.sum();
+        self.wealth += shift + libm::log(self.total / before);
         if !(SMALLEST_TOTAL..=1.0 / SMALLEST_TOTAL).contains(&self.total) {
             let total = self.total;
             for share in &mut self.share {

@@ -21,6 +21,16 @@ pub enum Error {
         /// The number of weights.
         weights: usize,
     },
+    /// A list does not have the length of what it belongs to.
+    #[error("{name} has {found} entries, expected {expected}")]
+    Length {
+        /// The list.
+        name: &'static str,
+        /// The number of its entries.
+        found: usize,
+        /// How many it may have.
+        expected: usize,
+    },
     /// A saved state is too short or too long for the process it is restored into.
     #[error("the saved state has {found} bytes, expected {expected}")]
     StateLength {
@@ -58,6 +68,11 @@ impl Error {
         expected: &'static str,
     ) -> Result<(), Self> {
         if ok { Ok(()) } else { Err(Self::Argument { name, value, expected }) }
+    }
+
+    /// The error that names the list, unless it is as long as expected.
+    pub(crate) fn unless_length(name: &'static str, found: usize, expected: usize) -> Result<(), Self> {
+        if found == expected { Ok(()) } else { Err(Self::Length { name, found, expected }) }
     }
 
     /// The error that names the argument, unless it is a ratio that can be computed with.

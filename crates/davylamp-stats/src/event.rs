@@ -118,10 +118,15 @@ pub(crate) fn log_factors(rho0: f64, counts: &Counts) -> [f64; RATIOS] {
 
 fn one_log_factor(ratio: f64, log_ratio: f64, canary_share: f64, counts: &Counts) -> f64 {
     if counts.comparable() {
-        counts.x_canary * log_ratio - counts.events() * libm::log1p(canary_share * (ratio - 1.0))
+        counts.x_canary * log_ratio - counts.events() * log_one_plus(canary_share * (ratio - 1.0))
     } else {
         0.0
     }
+}
+
+/// `ln(1 + x)` for an `x` that is not negative: the plain logarithm is quicker where it is as exact.
+fn log_one_plus(x: f64) -> f64 {
+    if x > 0.0625 { libm::log(1.0 + x) } else { libm::log1p(x) }
 }
 
 /// `q₀`: the probability that an event is the canary's when its rate is exactly `ρ₀` times the baseline's.
@@ -165,6 +170,8 @@ pub struct EventProcess {
     /// Exposure of the open block.
     n_canary: f64,
     n_baseline: f64,
+    /// What the open block's log factors are capped at.
+    cap: f64,
 }
 
 impl EventProcess {
@@ -179,6 +186,7 @@ impl EventProcess {
             floor: floor.map(Floor::new).transpose()?,
             n_canary: 0.0,
             n_baseline: 0.0,
+            cap: f64::INFINITY,
         })
     }
 
@@ -210,30 +218,32 @@ impl EventProcess {
         if let Some(floor) = &mut self.floor {
             floor.add(counts)?;
         }
+        self.cap = self.cap();
         self.blocks.add(&log_factors(self.rho0, counts))
     }
 
     /// Closes the open block, if any, because the traffic weight or a cohort changes.
     pub fn close_block(&mut self) {
-        if let Some(hazard) = self.blocks.close(self.cap()) {
+        if let Some(hazard) = self.blocks.close(self.cap) {
             if let Some(floor) = &mut self.floor {
                 floor.close(hazard);
             }
             self.n_canary = 0.0;
             self.n_baseline = 0.0;
+            self.cap = f64::INFINITY;
         }
     }
 
     /// The logarithm of the evidence against the null, with the open block.
     #[must_use]
     pub fn log_e(&self) -> f64 {
-        self.blocks.log_e(self.cap())
+        self.blocks.log_e(self.cap)
     }
 
     /// The state, without the parameters: 230 bytes, 342 with a floor.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let Self { rho0: _, largest_clip: _, blocks, floor, n_canary, n_baseline } = self;
+        let Self { rho0: _, largest_clip: _, blocks, floor, n_canary, n_baseline, cap: _ } = self;
         let mut writer = Writer::new();
         blocks.write(&mut writer);
         writer.numbers(&[*n_canary, *n_baseline]);
@@ -248,7 +258,7 @@ impl EventProcess {
     /// the next round on.
     pub fn restore(self, bytes: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader::new(bytes)?;
-        let restored = Self {
+        let mut restored = Self {
             blocks: self.blocks.read(&mut reader)?,
             n_canary: reader.not_negative("n_canary")?,
             n_baseline: reader.not_negative("n_baseline")?,
@@ -256,10 +266,13 @@ impl EventProcess {
             ..self
         };
         reader.finish()?;
+        if restored.blocks.is_open() {
+            restored.cap = restored.cap();
+        }
         Ok(restored)
     }
 
-    /// What the open block's log factors are capped at.
+    /// What the open block's log factors are to be capped at.
     fn cap(&self) -> f64 {
         let clip = clip(self.rho0, self.n_canary, self.n_baseline, self.largest_clip);
         self.floor.as_ref().map_or(clip, |floor| clip.min(floor.log_gain()))

@@ -7,7 +7,8 @@
 //!
 //! | Question | Answer |
 //! |---|---|
-//! | Is the canary worse than tolerated? | [`EventProcess`], [`ProportionProcess`] for rates above 20 % |
+//! | Is the canary worse than tolerated? | [`EventProcess`]; [`ProportionProcess`] for rates above 20 % |
+//! | Is a distribution, such as latency? | [`ScoreProcess`] |
 //! | And exactly, for one block of whole counts? | [`hyper_tilt_log_e`] |
 //! | Does a request of the canary cost more than tolerated? | [`ShareProcess`] |
 //! | Are its pods fuller, or growing faster? | [`pods_t_test`], [`RankProcess`] |
@@ -16,10 +17,13 @@
 //! | Is it shown not to be too bad for the next step? | [`NonInferiority`] |
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
+//! | Which quantile moved? | [`slower_tail`] |
 //! | How long will it take? | [`detect_seconds`], [`promote_seconds`], [`remaining_seconds`] |
+//! | What happened between two scrapes? | [`counter_increment`], [`histogram_increment`] |
+//! | Which buckets have two versions in common? | [`Layout`] |
+//! | What lies above a boundary? | [`counts_above`], [`tail_boundary`], [`limit_boundary`] |
 //! | How long is a block, and how much may a burst count? | [`calibrate`] |
 //! | What does the difference between pods make of a tolerance? | [`pod_effect()`], [`pod_effect_margin`] |
-//! | What happened between two scrapes? | [`counter_increment`] |
 //! | Is it one odd pod? How much do pods differ by themselves? | [`rank_guard`], [`pearson_dispersion`] |
 //!
 //! Every test is a factor per kind of metric, with expectation at most 1 under its null hypothesis, and one
@@ -41,19 +45,24 @@ mod counts;
 pub mod dispersion;
 mod error;
 pub mod event;
+pub mod histogram;
 pub mod hypergeometric;
 pub mod information;
 pub mod interval;
 pub mod non_inferiority;
+mod normal;
 pub mod planner;
 pub mod pod_effect;
 pub mod pods;
 pub mod ranks;
 pub mod ripr;
+pub mod score;
 pub mod share;
+pub mod shift;
 pub mod slo;
 mod state;
 mod student;
+pub mod tail;
 pub mod traffic_split;
 
 pub use calibration::{Calibration, PodCounts, calibrate};
@@ -64,6 +73,7 @@ pub use counts::Counts;
 pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
+pub use histogram::{Bucket, Layout, classic_buckets, histogram_increment, histogram_quantile};
 pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use information::{
     DETECT_OVERHEAD, PROMOTE_OVERHEAD, Traffic, bound_requests, closed_form_detect_seconds,
@@ -83,6 +93,9 @@ pub use ranks::{
     RankProcess, RankTilt, mid_ranks, rank_guard, rank_tilt_log_e, ranksum_p_upper, smallest_rank_p,
 };
 pub use ripr::{COMMON_RATE, ProportionProcess};
+pub use score::{ScoreProcess, Scores, score_log_factor, scores};
 pub use share::{SHARE_GRID, ShareProcess, share_log_e};
+pub use shift::shift_histogram;
 pub use slo::{SloProcess, slo_log_e};
+pub use tail::{Tail, counts_above, limit_boundary, slower_tail, tail_boundary};
 pub use traffic_split::TrafficSplit;

@@ -21,7 +21,7 @@
 //! before a regression counts for it.
 
 use crate::bernoulli::Bernoulli;
-use crate::capital::log_sum_exp;
+use crate::capital::log_add;
 use crate::event::{LARGEST_CLIP, RATIOS, UNIFORM, log_factors};
 use crate::state::{Reader, Writer};
 use crate::{Capital, Counts, Error};
@@ -93,9 +93,7 @@ impl NonInferiority {
     #[must_use]
     pub fn log_e(&self) -> f64 {
         let ratio = self.log_e_ratio();
-        self.log_e_absolute().map_or(ratio, |absolute| {
-            log_sum_exp(&[ratio, absolute], f64::NEG_INFINITY) - std::f64::consts::LN_2
-        })
+        self.log_e_absolute().map_or(ratio, |absolute| log_add(ratio, absolute) - std::f64::consts::LN_2)
     }
 
     /// The logarithm of the evidence that the ratio is below the margin.

@@ -34,6 +34,11 @@ impl Writer {
         self.bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     }
 
+    /// In half of the space.
+    pub(crate) fn counts(&mut self, values: &[f32]) {
+        self.bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         self.bytes
     }
@@ -100,7 +105,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+    /// One of the numbers written in half of the space.
+    pub(crate) fn count(&mut self, field: &'static str) -> Result<f32, Error> {
+        let value = f32::from_le_bytes(self.take()?);
+        if value.is_finite() && value >= 0.0 {
+            Ok(value)
+        } else {
+            let expected = "a finite number not below 0";
+            Err(Error::StateField { field, value: f64::from(value), expected })
+        }
+    }
+
+    pub(crate) fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
         let end = self.position + N;
         match self.bytes.get(self.position..end).and_then(|bytes| bytes.try_into().ok()) {
             Some(bytes) => {

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 #[test]
 fn longer_bursts_need_longer_blocks() {
     let chosen = |seconds: usize| {
-        let calibration = calibrate(&history(seconds, 4), 5.0, 0.01).unwrap();
+        let calibration = calibrate(&history(seconds, 4), 1, 5.0, 0.01).unwrap();
         (calibration.block_seconds, calibration.clip)
     };
     let ten = std::f64::consts::LN_10;
@@ -27,9 +27,20 @@ fn longer_bursts_need_longer_blocks() {
 
 #[test]
 fn the_choice_bounds_the_alarms() {
-    let Calibration { placebos, alarms, .. } = calibrate(&history(15, 4), 5.0, 0.01).unwrap();
+    let Calibration { placebos, alarms, .. } = calibrate(&history(15, 4), 1, 5.0, 0.01).unwrap();
     assert_eq!(placebos, 8 * 4);
     assert!(alarms <= 1);
+}
+
+/// More than half of the pods are compared as the fewer others are; none is taken as one.
+#[test]
+fn a_canary_of_several_pods_is_compared_as_such() {
+    let of = |pods: usize| calibrate(&history(60, 12), pods, 5.0, 0.01).unwrap();
+    assert_eq!(of(0), of(1));
+    assert_eq!(of(8), of(4));
+    let (one, four) = (of(1), of(4));
+    assert_eq!((one.placebos, four.placebos), (8 * 12, 8 * 12));
+    assert_ne!((one.block_seconds, one.alarms), (four.block_seconds, four.alarms));
 }
 
 #[test]
@@ -41,8 +52,8 @@ fn with_less_than_an_hour_or_three_pods_there_is_nothing_to_learn() {
         alarms: 0,
     };
     let all = history(30, 4);
-    assert_eq!(calibrate(&all[..719], 5.0, 0.01), Ok(default(15.0)));
-    assert!(calibrate(&all[..720], 5.0, 0.01).unwrap().placebos == 8);
+    assert_eq!(calibrate(&all[..719], 1, 5.0, 0.01), Ok(default(15.0)));
+    assert!(calibrate(&all[..720], 1, 5.0, 0.01).unwrap().placebos == 8);
     // Six of the eight are never asked anything.
     let two: Vec<Vec<PodCounts>> = all
         .iter()
@@ -53,11 +64,11 @@ fn with_less_than_an_hour_or_three_pods_there_is_nothing_to_learn() {
             round.iter().enumerate().map(asked).collect()
         })
         .collect();
-    assert_eq!(calibrate(&two, 5.0, 0.01), Ok(default(15.0)));
+    assert_eq!(calibrate(&two, 1, 5.0, 0.01), Ok(default(15.0)));
     let none: [[PodCounts; 0]; 0] = [];
-    assert_eq!(calibrate(&none, 10.0, 0.01), Ok(default(20.0)));
+    assert_eq!(calibrate(&none, 1, 10.0, 0.01), Ok(default(20.0)));
     // No setting has a block of 200 seconds.
-    assert_eq!(calibrate(&all, 200.0, 0.01), Ok(default(200.0)));
+    assert_eq!(calibrate(&all, 1, 200.0, 0.01), Ok(default(200.0)));
 }
 
 #[test]
@@ -66,13 +77,13 @@ fn a_pod_that_was_not_there_is_no_placebo() {
     for round in &mut rounds[..720] {
         round[7] = PodCounts::default();
     }
-    assert_eq!(calibrate(&rounds, 5.0, 0.01).unwrap().placebos, 7 + 8);
+    assert_eq!(calibrate(&rounds, 1, 5.0, 0.01).unwrap().placebos, 7 + 8);
 }
 
 #[test]
 fn rounds_of_another_length_make_blocks_of_whole_rounds() {
     for (round_seconds, block_seconds) in [(2.0, 6.0), (10.0, 20.0), (15.0, 15.0), (40.0, 80.0)] {
-        let calibration = calibrate(&history(0, 30), round_seconds, 0.01).unwrap();
+        let calibration = calibrate(&history(0, 30), 1, round_seconds, 0.01).unwrap();
         assert!((calibration.block_seconds - block_seconds).abs() < 1e-9, "{calibration:?}");
     }
 }
@@ -162,8 +173,9 @@ fn an_error_names_what_is_wrong() {
         message(pod_effect_promotion_margin(1.5, 0.1, 0.7)),
         "beta is 0.7, expected a probability from 1e-12 to 0.5"
     );
-    let calibrate =
-        |rounds: &[Vec<PodCounts>], seconds: f64| calibrate(rounds, seconds, 0.01).unwrap_err().to_string();
+    let calibrate = |rounds: &[Vec<PodCounts>], seconds: f64| {
+        calibrate(rounds, 1, seconds, 0.01).unwrap_err().to_string()
+    };
     assert_eq!(
         calibrate(&[vec![pod], vec![pod, pod]], 5.0),
         "rounds is 2, expected as many pods in every round"
@@ -185,9 +197,9 @@ proptest! {
             [pod.events, pod.exposure].iter().all(|value| (0.0..=9_007_199_254_740_992.0).contains(value))
         });
         let taken = (0.1..=3600.0).contains(&round_seconds) && alpha > 0.0 && alpha < 1.0;
-        let calibration = calibrate(&rounds, round_seconds, alpha);
+        let calibration = calibrate(&rounds, 1, round_seconds, alpha);
         prop_assert_eq!(calibration.is_ok(), usable && taken);
-        for calibration in calibration.into_iter().chain(calibrate(&rounds, 120.0, 0.01)) {
+        for calibration in calibration.into_iter().chain(calibrate(&rounds, 1, 120.0, 0.01)) {
             prop_assert!(calibration.block_seconds >= 5.0 && calibration.block_seconds <= 3600.0);
             prop_assert!(calibration.clip >= 1.5);
             prop_assert!(calibration.alarms <= calibration.placebos);
