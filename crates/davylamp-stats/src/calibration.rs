@@ -31,6 +31,7 @@
 //! **When not to use it.** With a history that is unlike the rollout: another version, other traffic, pods
 //! that were starting.
 
+use crate::blocks::RESTART_SECONDS;
 use crate::counts::{number, validate_count};
 use crate::event::{LARGEST_CLIP, RATIOS, UNIFORM, clip, log_factors};
 use crate::{Counts, Error};
@@ -44,9 +45,6 @@ const DEFAULT_SECONDS: f64 = 15.0;
 
 /// A placebo runs for this many seconds.
 const PLACEBO_SECONDS: f64 = 3600.0;
-
-/// Its hazard is `L` divided by this.
-const RESTART_SECONDS: f64 = 900.0;
 
 /// Pods below which nothing can be learnt from a comparison.
 const FEWEST_PODS: usize = 3;

@@ -130,7 +130,7 @@ fn log_one_plus(x: f64) -> f64 {
 }
 
 /// `q₀`: the probability that an event is the canary's when its rate is exactly `ρ₀` times the baseline's.
-fn canary_share(rho0: f64, counts: &Counts) -> f64 {
+pub(crate) fn canary_share(rho0: f64, counts: &Counts) -> f64 {
     1.0 / (1.0 + counts.n_baseline / counts.n_canary / rho0)
 }
 
@@ -288,6 +288,12 @@ pub(crate) fn clip(rho0: f64, n_canary: f64, n_baseline: f64, largest: f64) -> f
     }
 }
 
+/// The alternatives to an absolute floor.
+pub(crate) fn floor_rate(floor: f64) -> Result<Bernoulli<6>, Error> {
+    Error::unless(floor > 0.0 && floor < 0.5, "floor", floor, "a rate above 0 and below 0.5")?;
+    Ok(Bernoulli::new(floor, FLOOR_GRID.map(|multiple| multiple * floor)))
+}
+
 /// The canary alone against the absolute floor.
 #[derive(Debug, Clone, PartialEq)]
 struct Floor {
@@ -297,8 +303,7 @@ struct Floor {
 
 impl Floor {
     fn new(floor: f64) -> Result<Self, Error> {
-        Error::unless(floor > 0.0 && floor < 0.5, "floor", floor, "a rate above 0 and below 0.5")?;
-        let rate = Bernoulli::new(floor, FLOOR_GRID.map(|multiple| multiple * floor));
+        let rate = floor_rate(floor)?;
         let capital = rate.capital()?;
         Ok(Self { rate, capital })
     }

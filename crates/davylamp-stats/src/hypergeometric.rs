@@ -188,7 +188,7 @@ impl Margins {
 }
 
 /// `ln k! − k·ln k + k`.
-fn stirling(k: f64) -> f64 {
+pub(crate) fn stirling(k: f64) -> f64 {
     if k <= 0.0 {
         0.0
     } else if k < 16.0 {

@@ -18,6 +18,7 @@
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
 //! | Which quantile moved? | [`slower_tail`] |
+//! | How long will it take? | [`detect_seconds`], [`promote_seconds`], [`remaining_seconds`] |
 //! | What happened between two scrapes? | [`counter_increment`], [`histogram_increment`] |
 //! | Which buckets have two versions in common? | [`Layout`] |
 //! | What lies above a boundary? | [`counts_above`], [`tail_boundary`], [`limit_boundary`] |
@@ -48,9 +49,11 @@ pub mod event;
 pub mod histogram;
 pub mod horizon;
 pub mod hypergeometric;
+pub mod information;
 pub mod interval;
 pub mod non_inferiority;
 mod normal;
+pub mod planner;
 pub mod pod_effect;
 pub mod pods;
 pub mod ranks;
@@ -75,8 +78,15 @@ pub use event::{EventProcess, RATIO_GRID, event_log_factor};
 pub use histogram::{Bucket, Layout, classic_buckets, histogram_increment, histogram_quantile};
 pub use horizon::{Horizon, NullBlocks, NullLaw, horizon_threshold};
 pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
+pub use information::{
+    DETECT_OVERHEAD, PROMOTE_OVERHEAD, Traffic, bound_requests, closed_form_detect_seconds,
+    closed_form_promote_seconds, information_per_request, remaining_seconds,
+};
 pub use interval::{Interval, mantel_haenszel, rr_confidence_sequence};
 pub use non_inferiority::NonInferiority;
+pub use planner::{
+    Detection, Promotion, detect_seconds, often_undecided, promote_seconds, rollout_seconds, smallest_ratio,
+};
 pub use pod_effect::{
     DEFAULT_POD_EFFECT, latency_pod_effect, pod_effect, pod_effect_margin, pod_effect_margin_student,
     pod_effect_promotion_margin, pod_spread,

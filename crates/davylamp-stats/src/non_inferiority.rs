@@ -134,6 +134,15 @@ impl NonInferiority {
     }
 }
 
+/// The alternatives to the rate that is tolerated after a promotion.
+pub(crate) fn absolute_rate(delta: f64, next_weight: f64) -> Result<Bernoulli<6>, Error> {
+    Error::unless(delta > 0.0 && delta < 1.0, "delta", delta, "a rate above 0 and below 1")?;
+    let ok = next_weight > 0.0 && next_weight <= 1.0;
+    Error::unless(ok, "next_weight", next_weight, "a share above 0 and up to 1")?;
+    let null = (delta / next_weight).min(0.5);
+    Ok(Bernoulli::new(null, ABSOLUTE_GRID.map(|divisor| null / divisor)))
+}
+
 /// The canary alone against an absolute rate.
 #[derive(Debug, Clone, PartialEq)]
 struct Absolute {
@@ -143,11 +152,7 @@ struct Absolute {
 
 impl Absolute {
     fn new(delta: f64, next_weight: f64) -> Result<Self, Error> {
-        Error::unless(delta > 0.0 && delta < 1.0, "delta", delta, "a rate above 0 and below 1")?;
-        let ok = next_weight > 0.0 && next_weight <= 1.0;
-        Error::unless(ok, "next_weight", next_weight, "a share above 0 and up to 1")?;
-        let null = (delta / next_weight).min(0.5);
-        let rate = Bernoulli::new(null, ABSOLUTE_GRID.map(|divisor| null / divisor));
+        let rate = absolute_rate(delta, next_weight)?;
         let capital = rate.capital()?;
         Ok(Self { rate, capital })
     }

@@ -19,8 +19,8 @@
 //! cohorts exceeds the widened tolerance with probability at most `α` for a canary at `ρ₀`. Fewer events make
 //! `τ̂` smaller or greater, not wrong on average; the quantile of `χ²` makes it too large three times in four.
 //!
-//! **Source.** Der Simonian and Laird (1986), *Meta-analysis in clinical trials*, for the difference of the
-//! variances; the margin is this crate's.
+//! **Source.** Cochran (1954), *The combination of estimates from different experiments*, for the difference
+//! of the variances; the margin is this crate's.
 //!
 //! **Cost.** One logarithm per pod, or per pod and hour.
 //!
@@ -29,7 +29,7 @@
 
 use crate::calibration::PodCounts;
 use crate::counts::number;
-use crate::{Error, student};
+use crate::{Error, normal, student};
 
 /// What pods differ by when nothing is known.
 pub const DEFAULT_POD_EFFECT: f64 = 0.05;
@@ -126,7 +126,7 @@ pub fn pod_spread(tau: f64, pods_canary: u32, pods_baseline: u32) -> Result<f64,
 /// ```
 pub fn pod_effect_margin(rho0: f64, spread: f64, alpha: f64) -> Result<f64, Error> {
     validate("rho0", rho0, spread, "alpha", alpha)?;
-    Ok(times_exp(rho0, normal_quantile(alpha) * spread))
+    Ok(times_exp(rho0, normal::upper_quantile(alpha) * spread))
 }
 
 /// The same with the quantile of Student's t at `df` degrees of freedom, 1 or more, for a `τ̂` that has not
@@ -151,7 +151,7 @@ pub fn pod_effect_margin_student(rho0: f64, spread: f64, alpha: f64, df: u32) ->
 /// ```
 pub fn pod_effect_promotion_margin(margin: f64, spread: f64, beta: f64) -> Result<f64, Error> {
     validate("margin", margin, spread, "beta", beta)?;
-    let widened = normal_quantile(beta) * spread;
+    let widened = normal::upper_quantile(beta) * spread;
     Ok(times_exp(margin, if margin < 1.0 { widened } else { -widened }))
 }
 
@@ -167,11 +167,6 @@ fn validate(
     Error::unless((1e-12..=0.5).contains(&probability), risk, probability, "a probability from 1e-12 to 0.5")
 }
 
-/// The standard normal quantile that is exceeded with this probability, up to one half.
-fn normal_quantile(probability: f64) -> f64 {
-    bisect(40.0, |z| 0.5 * libm::erfc(z * std::f64::consts::FRAC_1_SQRT_2) < probability)
-}
-
 /// The quantile of a gamma distribution of this shape at `probability`: half of that of `χ²` with twice the
 /// shape as degrees of freedom.
 fn gamma_quantile(probability: f64, shape: f64) -> f64 {
@@ -184,18 +179,13 @@ fn gamma_quantile(probability: f64, shape: f64) -> f64 {
         }
         sum * libm::exp(shape * libm::log(x) - x - libm::lgamma(shape + 1.0))
     };
-    bisect(shape + 1.0, |x| below(x) > probability)
-}
-
-/// The smallest number up to `largest` that is above what is sought.
-fn bisect(largest: f64, above: impl Fn(f64) -> bool) -> f64 {
-    let (mut inside, mut outside) = (0.0, largest);
+    let (mut inside, mut outside) = (0.0, shape + 1.0);
     loop {
         let middle = f64::midpoint(inside, outside);
         if middle <= inside || middle >= outside {
             return outside;
         }
-        if above(middle) {
+        if below(middle) > probability {
             outside = middle;
         } else {
             inside = middle;

@@ -56,7 +56,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    fn validate(&self) -> Result<(), Error> {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
         for (name, value) in [("canary", self.canary), ("baseline", self.baseline)] {
             let ok = (SMALLEST_RATE..=1.0 - SMALLEST_RATE).contains(&value);
             Error::unless(ok, name, value, "a probability from 1e-12 to 1 - 1e-12")?;
