@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::latency::{self, Change, LatencyCell};
+use crate::promotion::PromotionCell;
 use crate::ratio::{self, RatioCell, RatioRule};
 use crate::results::Ending;
 use crate::rollout::{self, Driver, Gate, Past, RolloutCell};
@@ -47,6 +48,8 @@ pub enum Group {
     Decrease,
     /// A distribution; the good ones are among them.
     Latency,
+    /// A good canary at one step: how long until it is promoted?
+    Promotion,
     Rollout,
 }
 
@@ -54,6 +57,7 @@ pub enum Group {
 enum Kind {
     Ratio(RatioCell),
     Latency(LatencyCell),
+    Promotion(PromotionCell),
     Rollout(RolloutCell),
 }
 
@@ -69,6 +73,7 @@ impl Group {
             Self::Late => "late",
             Self::Decrease => "decrease",
             Self::Latency => "latency",
+            Self::Promotion => "promotion",
             Self::Rollout => "rollout",
         }
     }
@@ -85,6 +90,7 @@ impl Cell {
         match &self.kind {
             Kind::Ratio(cell) => cell.run(&self.name, run),
             Kind::Latency(cell) => cell.run(&self.name, run),
+            Kind::Promotion(cell) => cell.run(&self.name, run),
             Kind::Rollout(cell) => cell.run(&self.name, run),
         }
     }
@@ -95,6 +101,7 @@ impl Cell {
         match &self.kind {
             Kind::Ratio(cell) => cell.rules.iter().map(|rule| rule.name()).collect(),
             Kind::Latency(cell) => cell.rules.iter().map(|rule| rule.name()).collect(),
+            Kind::Promotion(_) => vec!["davylamp".to_owned()],
             Kind::Rollout(cell) => cell.drivers.iter().map(|driver| driver.name().to_owned()).collect(),
         }
     }
@@ -117,20 +124,25 @@ impl Cell {
     pub fn calibrations(&self) -> BTreeMap<String, u32> {
         match &self.kind {
             Kind::Ratio(cell) => cell.calibrations.counts(),
-            Kind::Latency(_) => BTreeMap::new(),
+            Kind::Latency(_) | Kind::Promotion(_) => BTreeMap::new(),
             Kind::Rollout(cell) => cell.calibrations.counts(),
         }
     }
 
     /// What the planner says, in minutes.
     pub fn planned(&self) -> Result<Option<f64>> {
-        Ok(None)
+        match (&self.kind, self.group) {
+            (Kind::Ratio(cell), Group::Sizes | Group::Efficiency | Group::Strong) => cell.planned(),
+            (Kind::Promotion(cell), _) => cell.planned(),
+            _ => Ok(None),
+        }
     }
 
     pub fn parameters(&self) -> Result<Value> {
         Ok(match &self.kind {
             Kind::Ratio(cell) => serde_json::to_value(cell)?,
             Kind::Latency(cell) => serde_json::to_value(cell)?,
+            Kind::Promotion(cell) => serde_json::to_value(cell)?,
             Kind::Rollout(cell) => serde_json::to_value(cell)?,
         })
     }
@@ -146,6 +158,7 @@ impl Cell {
             Kind::Latency(cell) => {
                 self.bound().map_or_else(|| f64::from(cell.minutes), |bound| 4.0 * bound.max(1.0))
             }
+            Kind::Promotion(_) => 20.0,
             Kind::Rollout(cell) => 10.0 * f64::from(u32::try_from(cell.drivers.len()).unwrap_or(1)),
         }
     }
@@ -159,7 +172,19 @@ fn service() -> Service {
 /// All cells, in the order of the tables.
 #[must_use]
 pub fn all() -> Vec<Cell> {
-    [good(), few(), sizes(), efficiency(), strong(), late(), decrease(), latencies(), rollouts()].concat()
+    [
+        good(),
+        few(),
+        sizes(),
+        efficiency(),
+        strong(),
+        late(),
+        decrease(),
+        latencies(),
+        promotions(),
+        rollouts(),
+    ]
+    .concat()
 }
 
 fn good() -> Vec<Cell> {
@@ -398,6 +423,33 @@ fn latencies() -> Vec<Cell> {
         cell("native-x1.3", "all ×1.3, 104 buckets", SOME, 200.0, Change::All(1.3), Some(8)),
         cell("native-slowest-x2", "slowest 2 % ×2, 104 buckets", SOME, 200.0, Change::Slowest(2.0), Some(8)),
     ]
+}
+
+/// The steps of a rollout, each with what the default of `maxServiceImpact` allows at the next one.
+fn promotions() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for requests in [50.0, 200.0] {
+        for rate in [0.0, 0.005, 0.03] {
+            for (weight, next_weight) in [(0.05, 0.25), (0.25, 0.5), (0.5, 1.0)] {
+                let cell = PromotionCell {
+                    service: Service::new(requests, rate, 1.0),
+                    split: Split::new(weight, 20),
+                    next_weight,
+                    margin: 1.0 + 0.5 / next_weight,
+                    safe_rate: 0.001,
+                    minutes: 480,
+                };
+                cells.push(Cell {
+                    name: format!("promotion/{requests}rps-{}%-w{}%", percent(rate), percent(weight)),
+                    group: Group::Promotion,
+                    title: format!("{requests} rps, {} %, weight {} %", percent(rate), percent(weight)),
+                    runs: SOME,
+                    kind: Kind::Promotion(cell),
+                });
+            }
+        }
+    }
+    cells
 }
 
 fn rollouts() -> Vec<Cell> {

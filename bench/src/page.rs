@@ -64,11 +64,13 @@ fn table(results: &Results, name: &str) -> Result<String> {
                 time(rule.minutes.mean)
             }
         },
+        "promotion" => |_, rule| time(rule.minutes.mean),
         "strong" => |_, rule| format!("{:.0} s, {:.0} s", 60.0 * rule.minutes.mean, 60.0 * rule.minutes.p90),
         "rollout" => |_, rule| rollout(rule),
         _ => |_, rule| rule.per_bound.map_or(String::new(), |ratio| format!("{ratio:.2}")),
     };
     let bound = cells.iter().any(|cell| cell.kl_bound.is_some());
+    let planned = cells.iter().any(|cell| cell.planned.is_some());
     let mut text = String::from("| |");
     if bound {
         text.push_str(" bound |");
@@ -76,10 +78,13 @@ fn table(results: &Results, name: &str) -> Result<String> {
     for rule in &rules {
         write!(text, " {rule} |")?;
     }
+    if planned {
+        text.push_str(" planned |");
+    }
     text.push_str("\n|---|");
-    text.push_str(&"---|".repeat(rules.len() + usize::from(bound)));
+    text.push_str(&"---|".repeat(rules.len() + usize::from(bound) + usize::from(planned)));
     text.push('\n');
-    for cell in cells {
+    for cell in &cells {
         write!(text, "| {} |", cell.title)?;
         if bound {
             write!(text, " {} |", cell.kl_bound.map_or(String::new(), time))?;
@@ -88,8 +93,36 @@ fn table(results: &Results, name: &str) -> Result<String> {
             let cell = cell.rule(rule).map_or(String::new(), |result| show(cell, result));
             write!(text, " {cell} |")?;
         }
+        if planned {
+            write!(text, " {} |", plan(cell))?;
+        }
         text.push('\n');
     }
+    if name == "efficiency" {
+        text.push_str(&averages(&cells, &rules)?);
+    }
+    Ok(text)
+}
+
+/// How far the planner is from the simulated mean of the first rule.
+fn plan(cell: &CellResult) -> String {
+    match (cell.planned, cell.rules.first()) {
+        (Some(planned), Some(rule)) => {
+            format!("{} ({:+.0} %)", time(planned), 100.0 * (planned / rule.minutes.mean - 1.0))
+        }
+        _ => String::new(),
+    }
+}
+
+/// The last row: the mean of each column.
+fn averages(cells: &[&CellResult], rules: &[&str]) -> Result<String> {
+    let mut text = String::from("| **mean** | |");
+    for rule in rules {
+        let found: Vec<f64> = cells.iter().filter_map(|cell| cell.rule(rule)?.per_bound).collect();
+        let count = f64::from(u32::try_from(found.len())?);
+        write!(text, " **{:.2}** |", found.iter().sum::<f64>() / count)?;
+    }
+    text.push_str(" |\n");
     Ok(text)
 }
 

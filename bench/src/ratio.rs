@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use davylamp_stats::{Counts, Horizon, NullLaw};
+use davylamp_stats::{Counts, Detection, Horizon, detect_seconds};
 use serde::Serialize;
 
 use crate::history::{self, Calibrations, Setting};
@@ -31,7 +31,7 @@ pub struct RatioCell {
     pub draws_history: bool,
     #[serde(skip)]
     pub calibrations: Arc<Calibrations>,
-    /// Simulated when it is first asked for.
+    /// Computed when it is first asked for.
     #[serde(skip)]
     pub horizon: Arc<Mutex<Option<Horizon>>>,
 }
@@ -62,11 +62,6 @@ const HORIZON: f64 = 4.0;
 
 /// A good canary is rolled out with this ratio in mind.
 const HORIZON_RATIO: f64 = 2.0;
-
-/// 160 of them are above the threshold of 0.8 %, which is known to 8 %.
-const HORIZON_RUNS: u32 = 20_000;
-
-const HORIZON_SEED: u64 = 1;
 
 /// The rules that people use.
 pub const RIVALS: [RatioRule; 6] = [
@@ -198,10 +193,22 @@ impl RatioCell {
         let ratio = if metric.ratio > 1.0 { metric.ratio } else { HORIZON_RATIO };
         let rate = metric.rate * (1.0 - weight + weight * ratio);
         let events = HORIZON * self.bound_for(ratio) * 60.0 * self.service.requests_per_second * rate;
-        let law = NullLaw { canary_share: weight, blocks: None };
-        let horizon = Horizon::simulate(&law, whole(events), ALPHA, HORIZON_RUNS, HORIZON_SEED)?;
+        let horizon = Horizon::new(weight, ALPHA, whole(events))?;
         *known = Some(horizon);
         Ok(horizon)
+    }
+
+    /// What the planner says for tolerance 0 without a floor, in minutes.
+    pub fn planned(&self) -> Result<Option<f64>> {
+        let metric = self.service.metrics[0];
+        let traffic = davylamp_stats::Traffic {
+            requests_per_second: self.service.requests_per_second,
+            weight: self.split.weight,
+            rate: metric.rate,
+            block_seconds: Settings::exact().block_seconds,
+        };
+        let seconds = detect_seconds(&traffic, metric.ratio, &Detection::new(1.0, ALPHA))?;
+        Ok(seconds.map(|seconds| seconds / 60.0))
     }
 
     /// The least mean time to detect that any test with this false rollback rate can have, in minutes.

@@ -75,12 +75,12 @@ impl Rule for Davylamp {
 pub struct Bounded {
     capital: Capital<12>,
     horizon: Horizon,
-    events: f64,
+    events: u32,
 }
 
 impl Bounded {
     pub fn new(horizon: Horizon) -> Result<Self> {
-        Ok(Self { capital: Capital::new([1.0 / 12.0; 12], 1.0)?, horizon, events: 0.0 })
+        Ok(Self { capital: Capital::new([1.0 / 12.0; 12], 1.0)?, horizon, events: 0 })
     }
 }
 
@@ -91,9 +91,14 @@ impl Rule for Bounded {
             *log_factor = event_log_factor(1.0, *log_factor, counts)?;
         }
         self.capital.add(&log_factors)?;
-        self.events += counts.x_canary + counts.x_baseline;
-        Ok(self.horizon.is_reached(self.capital.log_e(f64::INFINITY), self.events))
+        self.events = self.events.saturating_add(whole(counts.x_canary + counts.x_baseline));
+        Ok(self.horizon.suffices(self.capital.log_e(f64::INFINITY), self.events))
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the events of a round")]
+fn whole(events: f64) -> u32 {
+    events as u32
 }
 
 /// An event process whose blocks begin with the first round in which both cohorts have requests, and last

@@ -76,7 +76,7 @@ pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
 pub use histogram::{Bucket, Layout, classic_buckets, histogram_increment, histogram_quantile};
-pub use horizon::{Horizon, NullBlocks, NullLaw, horizon_threshold};
+pub use horizon::{Horizon, horizon_threshold};
 pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use information::{
     DETECT_OVERHEAD, PROMOTE_OVERHEAD, Traffic, bound_requests, closed_form_detect_seconds,
