@@ -18,6 +18,7 @@
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
 //! | Which quantile moved? | [`slower_tail`] |
+//! | What suffices if only the first events count? | [`horizon_threshold`], [`Horizon`] |
 //! | How long will it take? | [`detect_seconds`], [`promote_seconds`], [`remaining_seconds`] |
 //! | What happened between two scrapes? | [`counter_increment`], [`histogram_increment`] |
 //! | Which buckets have two versions in common? | [`Layout`] |
@@ -46,6 +47,7 @@ pub mod dispersion;
 mod error;
 pub mod event;
 pub mod histogram;
+pub mod horizon;
 pub mod hypergeometric;
 pub mod information;
 pub mod interval;
@@ -74,6 +76,7 @@ pub use dispersion::pearson_dispersion;
 pub use error::Error;
 pub use event::{EventProcess, RATIO_GRID, event_log_factor};
 pub use histogram::{Bucket, Layout, classic_buckets, histogram_increment, histogram_quantile};
+pub use horizon::{Horizon, horizon_threshold};
 pub use hypergeometric::{HyperTilt, hyper_tilt_log_e};
 pub use information::{
     DETECT_OVERHEAD, PROMOTE_OVERHEAD, Traffic, bound_requests, closed_form_detect_seconds,
