@@ -18,6 +18,7 @@
 //! | All metrics together, and which one? | [`combine_log_e`], [`attribution`] |
 //! | How much worse is it? | [`mantel_haenszel`], [`rr_confidence_sequence`] |
 //! | Which quantile moved? | [`slower_tail`] |
+//! | What suffices if only the first events count? | [`horizon_threshold`], [`Horizon`] |
 //! | How long will it take? | [`detect_seconds`], [`promote_seconds`], [`remaining_seconds`] |
 //! | What happened between two scrapes? | [`counter_increment`], [`histogram_increment`] |
 //! | Which buckets have two versions in common? | [`Layout`] |

@@ -48,6 +48,9 @@ use crate::{Counts, Error};
 /// What takes longer than this many blocks is never reached.
 const LONGEST: f64 = 1e9;
 
+/// Events of a block.
+const LARGEST_EVENTS: f64 = 1e12;
+
 /// Luck beyond this is ignored: a probability of 3·10⁻⁵.
 const LARGEST_LUCK: f64 = 4.0;
 
@@ -125,15 +128,16 @@ pub fn detect_seconds(traffic: &Traffic, ratio: f64, detection: &Detection) -> R
 
     let block = Block::new(traffic, ratio);
     let cap = clip(rho0, block.exposures.n_canary, block.exposures.n_baseline, largest);
-    let fixed = vec![cap; block.outcomes.len()];
     // The bets and what they need, as they are halfway through so many blocks.
     let race = |blocks: f64| {
         let half = 0.5 * blocks;
         let hazard = traffic.block_seconds / (RESTART_SECONDS + traffic.block_seconds * half);
-        let caps = floor.as_ref().map_or_else(
-            || fixed.clone(),
-            |rate| block.floor_gains(rate, half, hazard).into_iter().map(|gain| gain.min(cap)).collect(),
-        );
+        let mut caps = vec![cap; block.outcomes.len()];
+        if let Some(rate) = &floor {
+            for (cap, gain) in caps.iter_mut().zip(block.floor_gains(rate, half, hazard)) {
+                *cap = gain.min(*cap);
+            }
+        }
         let bets = Bets(block.ratio_bets(0.5, rho0, cap, &caps, |counts| counts));
         let gain = bets.restart_gain(bets.crossing(needed)?, hazard);
         Some((bets, (needed - gain).max(SMALLEST_NEED)))
@@ -285,7 +289,11 @@ struct Block {
 
 impl Block {
     fn new(traffic: &Traffic, ratio: f64) -> Self {
-        let exposures = traffic.exposures();
+        let all = traffic.exposures();
+        // Events beyond what can be counted exactly change nothing: a block is worth no more than its cap.
+        let expected = traffic.rate * (all.n_canary * ratio + all.n_baseline);
+        let scale = if expected > LARGEST_EVENTS { LARGEST_EVENTS / expected } else { 1.0 };
+        let exposures = Counts { n_canary: scale * all.n_canary, n_baseline: scale * all.n_baseline, ..all };
         let canary = exposures.n_canary * traffic.rate * ratio;
         let spread = 8.0 * canary.sqrt();
         let (first, last) = ((canary - spread - 2.0).floor().max(0.0), (canary + spread + 8.0).ceil());

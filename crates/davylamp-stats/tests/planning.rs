@@ -143,6 +143,16 @@ fn what_tells_nothing_takes_no_time_that_can_be_named() {
 }
 
 #[test]
+fn there_is_a_plan_for_any_amount_of_traffic() {
+    let traffic = Traffic { requests_per_second: 1e12, weight: 0.5, rate: 1e6, block_seconds: 1e6 };
+    // Half of the capital, and eight blocks of ln 2.
+    assert_eq!(detect_seconds(&traffic, 10.0, &Detection::new(1.0, 0.01)), Ok(Some(8e6)));
+    assert!(detect_seconds(&traffic, 1e9, &Detection::new(1.0, 0.01)).is_ok());
+    let promotion = Promotion { margin: 3.0, beta: 0.05, absolute: None };
+    assert_eq!(promote_seconds(&traffic, &promotion), Ok(Some(2e6)));
+}
+
+#[test]
 fn a_step_that_will_often_be_undecided_is_worth_a_warning() {
     assert!(often_undecided(None, 3600.0));
     assert!(often_undecided(Some(1900.0), 3600.0));
