@@ -18,7 +18,7 @@ const NORMAL_99: f64 = 2.326_347_874_040_841;
 const NORMAL_95: f64 = 1.644_853_626_951_472_2;
 
 /// Twelve hours of every pod take long to draw: so many histories are shared by the runs of a cell.
-const HISTORIES: u32 = 100;
+const HISTORIES: u32 = 40;
 
 /// The standard deviation of the logarithms of pods' rates that is assumed without a history.
 pub(crate) const ASSUMED: f64 = 0.05;

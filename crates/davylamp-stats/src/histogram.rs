@@ -187,7 +187,7 @@ impl Layout {
     /// the buckets; where they have several, the coarsest, and a coarser one when it takes more than 160
     /// buckets. A bucket that contains zero is the zero bucket, negative ones count as below it.
     ///
-    /// `None` when no bucket tells the schema.
+    /// `None` when no bucket tells the schema, or when they reach beyond 2^1008.
     ///
     /// ```
     /// use davylamp_stats::{Bucket, Layout};

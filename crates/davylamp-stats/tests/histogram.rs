@@ -76,7 +76,7 @@ proptest! {
     #[test]
     fn no_native_layout_has_more_than_160_buckets(
         schema in -4_i32..9,
-        (lowest, highest) in (-1020_i32..1020, -1020_i32..1020),
+        (lowest, highest) in (-1000_i32..1000, -1000_i32..1000),
         zero_threshold in prop::option::of(1e-300..1e300),
     ) {
         let index = |doublings: i32| if schema < 0 { doublings >> -schema } else { doublings << schema };
