@@ -12,11 +12,20 @@ const EDGES: &[(&str, &[&str])] = &[
     ("davylamp-api", &[]),
     ("davylamp-stats", &[]),
     ("davylamp-engine", &["davylamp-api", "davylamp-stats"]),
-    ("davylamp-controller", &["davylamp-api", "davylamp-engine"]),
+    // The world as a dev-dependency, so that its own tests run on it.
+    ("davylamp-controller", &["davylamp-api", "davylamp-engine", "davylamp-world"]),
     ("davylamp-demo", &[]),
+    ("davylamp-world", &["davylamp-api"]),
     (
         "davylamp-tests",
-        &["davylamp-api", "davylamp-controller", "davylamp-demo", "davylamp-engine", "davylamp-stats"],
+        &[
+            "davylamp-api",
+            "davylamp-controller",
+            "davylamp-demo",
+            "davylamp-engine",
+            "davylamp-stats",
+            "davylamp-world",
+        ],
     ),
 ];
 
