@@ -19,6 +19,7 @@ pub(crate) struct Scale {
 
 /// A kind that is served.
 #[derive(Debug)]
+#[allow(clippy::struct_field_names, clippy::struct_excessive_bools, reason = "the words of the API")]
 pub(crate) struct Kind {
     pub(crate) group: String,
     pub(crate) version: String,
@@ -155,7 +156,9 @@ impl Kinds {
     pub(crate) fn define(&mut self, definition: &Value) -> Result<(), String> {
         let kinds = of_definition(definition)?;
         self.forget(definition);
-        kinds.into_iter().for_each(|kind| self.add(Arc::new(kind)));
+        for kind in kinds {
+            self.add(Arc::new(kind));
+        }
         Ok(())
     }
 

@@ -100,6 +100,6 @@ fn cleaned(patch: &Value) -> Value {
                 .map(|(name, value)| (name.clone(), cleaned(value)))
                 .collect(),
         ),
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => patch.clone(),
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Change {
 
 #[derive(Debug)]
 struct Objects {
-    objects: BTreeMap<Key, Arc<Value>>,
+    present: BTreeMap<Key, Arc<Value>>,
     changes: VecDeque<Change>,
     /// Changes up to this version are forgotten.
     forgotten: u64,
@@ -59,7 +59,7 @@ impl Store {
 
     fn table(&mut self, table: &Table) -> &mut Objects {
         self.tables.entry(table.clone()).or_insert_with(|| Objects {
-            objects: BTreeMap::new(),
+            present: BTreeMap::new(),
             changes: VecDeque::new(),
             forgotten: 0,
             told: watch::Sender::new(0),
@@ -67,12 +67,12 @@ impl Store {
     }
 
     pub(crate) fn get(&self, table: &Table, key: &Key) -> Option<&Arc<Value>> {
-        self.tables.get(table)?.objects.get(key)
+        self.tables.get(table)?.present.get(key)
     }
 
     /// All objects of a kind, in the order of their keys.
     pub(crate) fn list(&self, table: &Table) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
-        self.tables.get(table).into_iter().flat_map(|table| &table.objects)
+        self.tables.get(table).into_iter().flat_map(|table| &table.present)
     }
 
     /// All tables, in order.
@@ -90,9 +90,9 @@ impl Store {
         let object = Arc::new(object);
         let table = self.table(table);
         let before = if remove {
-            table.objects.remove(key)
+            table.present.remove(key)
         } else {
-            table.objects.insert(key.clone(), object.clone())
+            table.present.insert(key.clone(), object.clone())
         };
         let after = (!remove).then(|| object.clone());
         table.changes.push_back(Change { version, key: key.clone(), before, after, last: object.clone() });
@@ -132,7 +132,7 @@ impl Store {
         table: &Table,
         version: u64,
     ) -> Result<BTreeMap<Key, Arc<Value>>, Forgotten> {
-        let mut objects = self.tables.get(table).map(|table| table.objects.clone()).unwrap_or_default();
+        let mut objects = self.tables.get(table).map(|table| table.present.clone()).unwrap_or_default();
         for change in self.since(table, version)?.into_iter().rev() {
             match change.before {
                 Some(before) => objects.insert(change.key, before),

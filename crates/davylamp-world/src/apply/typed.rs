@@ -21,9 +21,9 @@ fn shape<'a>(at: Option<At<'a>>, value: &'a Value) -> Shape<'a> {
         Value::Object(fields) if !node.is_some_and(|node| node.atomic) => Shape::Fields(fields),
         Value::Array(list) => match node.map_or(&ATOMIC, |node| &node.list) {
             ListType::Atomic => Shape::Whole,
-            type_ => Shape::Elements(list, type_),
+            type_ @ (ListType::Set | ListType::Map(_)) => Shape::Elements(list, type_),
         },
-        _ => Shape::Whole,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => Shape::Whole,
     }
 }
 

@@ -34,8 +34,6 @@ pub(crate) struct Broken {
     pub(crate) words: String,
     /// Relative to the value.
     pub(crate) field: String,
-    /// It says what is wrong with a value, not with a change.
-    pub(crate) of_the_value: bool,
 }
 
 impl Rule {
@@ -78,7 +76,7 @@ impl Rule {
                 format!("{error} evaluating rule: {rule}")
             }
         };
-        Some(Broken { words, field: self.field.clone(), of_the_value: !self.transition })
+        Some(Broken { words, field: self.field.clone() })
     }
 }
 

@@ -57,7 +57,9 @@ pub(crate) fn null_fields(at: At<'_>, value: &mut Value) {
         }
         Value::Array(list) => {
             if let Some(item) = at.item() {
-                list.iter_mut().for_each(|value| null_fields(item, value));
+                for value in list {
+                    null_fields(item, value);
+                }
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
@@ -83,7 +85,9 @@ pub(crate) fn default(at: At<'_>, value: &mut Value) {
         }
         Value::Array(list) => {
             if let Some(item) = at.item() {
-                list.iter_mut().for_each(|value| default(item, value));
+                for value in list {
+                    default(item, value);
+                }
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}

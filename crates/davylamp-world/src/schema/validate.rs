@@ -70,25 +70,20 @@ fn structure(at: At<'_>, value: &Value, before: Option<&Value>, path: &str, foun
 
 fn rules(at: At<'_>, value: &Value, before: Option<&Value>, path: &str, found: &mut Vec<Problem>) {
     let Some(node) = at.node() else { return };
-    if value.is_null() && node.nullable {
+    if before == Some(value) || (value.is_null() && node.nullable) {
         return;
     }
-    let unchanged = before == Some(value);
-    for rule in node.rules.iter().filter(|_| !unchanged) {
-        if let Some(broken) = rule.check(at, value, before)
-            && !(unchanged && broken.of_the_value)
-        {
-            let scalar = !matches!(value, Value::Object(_) | Value::Array(_));
-            found.push(Problem {
-                what: Wrong::Invalid,
-                field: shown(&format!("{path}{}", broken.field)).to_owned(),
-                value: scalar.then(|| value.clone()),
-                detail: broken.words,
-            });
-        }
+    for broken in node.rules.iter().filter_map(|rule| rule.check(at, value, before)) {
+        let scalar = !matches!(value, Value::Object(_) | Value::Array(_));
+        found.push(Problem {
+            what: Wrong::Invalid,
+            field: shown(&format!("{path}{}", broken.field)).to_owned(),
+            value: scalar.then(|| value.clone()),
+            detail: broken.words,
+        });
     }
     match value {
-        Value::Object(fields) if !unchanged => {
+        Value::Object(fields) => {
             for (name, field) in fields {
                 if let Some(at) = at.field(name) {
                     let before = before.and_then(|before| before.get(name));
@@ -96,7 +91,7 @@ fn rules(at: At<'_>, value: &Value, before: Option<&Value>, path: &str, found: &
                 }
             }
         }
-        Value::Array(list) if !unchanged => {
+        Value::Array(list) => {
             if let Some(item) = at.item() {
                 for (index, value) in list.iter().enumerate() {
                     let before = correlated(&node.list, value, before);
@@ -104,7 +99,7 @@ fn rules(at: At<'_>, value: &Value, before: Option<&Value>, path: &str, found: &
                 }
             }
         }
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -217,9 +212,9 @@ fn limits(limits: &Limits, value: &Value, path: &str, found: &mut Vec<Problem>) 
         }
     }
     if !limits.allowed.is_empty() && !limits.allowed.contains(value) {
-        let quoted = |allowed: &Value| match allowed {
-            Value::String(_) => allowed.to_string(),
-            other => format!("{:?}", other.to_string()),
+        let quoted = |allowed: &Value| match allowed.as_str() {
+            Some(text) => format!("{text:?}"),
+            None => format!("{:?}", allowed.to_string()),
         };
         let supported: Vec<String> = limits.allowed.iter().map(quoted).collect();
         let detail = format!("supported values: {}", supported.join(", "));

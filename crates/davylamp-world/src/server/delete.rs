@@ -63,17 +63,17 @@ impl State {
                 return Err(Refusal::conflict(about, &why));
             }
         }
-        match self.remove(&call.kind, &call.key(), &live, &options, call.clock) {
-            Some(left) => Ok(shown(&call.kind, &left).into_owned()),
-            None => {
-                let mut details = json!({"name": call.path.name, "kind": call.kind.plural, "uid": text(&live, "/metadata/uid")});
-                if !call.kind.group.is_empty() {
-                    details["group"] = call.kind.group.clone().into();
-                }
-                Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-                          "details": details}))
-            }
+        if let Some(left) = self.remove(&call.kind, &call.key(), &live, &options, call.clock) {
+            return Ok(shown(&call.kind, &left).into_owned());
         }
+        let uid = text(&live, "/metadata/uid");
+        let mut details = json!({"name": call.path.name, "kind": call.kind.plural, "uid": uid});
+        if !call.kind.group.is_empty() {
+            details["group"] = call.kind.group.clone().into();
+        }
+        Ok(
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}),
+        )
     }
 
     pub(super) fn delete_all(&mut self, call: &Call<'_>, body: &Value) -> Result<Value, Refusal> {

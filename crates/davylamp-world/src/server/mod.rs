@@ -32,6 +32,9 @@ use crate::refusal::Refusal;
 use crate::request::{Path, Query};
 use crate::store::Store;
 
+/// Definitions that are installed in every cluster with a gateway.
+const GATEWAY_API: &str = include_str!("../gateway.yaml");
+
 /// What a server is told at its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -89,14 +92,14 @@ pub(crate) struct Call<'a> {
 /// An answer: a code and an object, or a stream of events.
 pub(crate) enum Answer {
     Object(u16, Value),
-    Watch(watch::Watch),
+    Watch(Box<watch::Watch>),
 }
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 impl ApiServer {
-    /// A server with the built-in kinds and the namespaces of a new cluster.
+    /// A server with the built-in kinds, the Gateway API and the namespaces of a new cluster.
     #[must_use]
     pub fn new(config: Config) -> Self {
         let Config { seed, start, remembered } = config;
@@ -104,9 +107,10 @@ impl ApiServer {
         let clock = Clock::starting_at(start);
         let server =
             Self { inner: Arc::new(Inner { state: Mutex::new(state), clock, garbage: Notify::new() }) };
+        // Of our own making: both are taken, and the tests see it.
+        let _ = server.install(GATEWAY_API);
         for name in ["default", "kube-system"] {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            // Of our own making: it is taken.
             let _ =
                 server.call(&Method::POST, "/api/v1/namespaces", "", "application/json", "world", namespace);
         }
@@ -191,7 +195,7 @@ impl ApiServer {
         }
         let answer = match (method.as_str(), path.name.is_empty(), path.subresource.as_str()) {
             ("GET", _, _) if query.flag("watch") => {
-                watch::Watch::new(self.clone(), &mut state, &call).map(Answer::Watch)
+                watch::Watch::new(self.clone(), &mut state, &call).map(|watch| Answer::Watch(Box::new(watch)))
             }
             ("GET", true, _) => state.list(&call).map(|list| Answer::Object(200, list)),
             ("GET", false, "scale") => state.scale(&call).map(|scale| Answer::Object(200, scale)),
@@ -315,7 +319,7 @@ impl State {
             if matches!(index, 4 | 6 | 8 | 10) {
                 text.push('-');
             }
-            text.push_str(&format!("{byte:02x}"));
+            text.extend([byte >> 4, byte & 15].map(|half| char::from_digit(half.into(), 16).unwrap_or('0')));
         }
         text
     }

@@ -85,15 +85,12 @@ fn of(kind: &Kind, live: &Value) -> Option<Value> {
     if let Some(replicas) = number(spec) {
         scale["spec"]["replicas"] = replicas.into();
     }
-    let selector = match selector {
-        Some(path) => text(live, path).to_owned(),
-        None => {
-            let labels = live.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
-            let labels = labels.into_iter().flatten();
-            let terms: Vec<String> =
-                labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
-            terms.join(",")
-        }
+    let selector = if let Some(path) = selector {
+        text(live, path).to_owned()
+    } else {
+        let labels = live.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+        let term = |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
+        labels.into_iter().flatten().map(term).collect::<Vec<_>>().join(",")
     };
     if !selector.is_empty() {
         scale["status"]["selector"] = selector.into();

@@ -41,12 +41,14 @@ impl State {
         let mut new = taken(call, body)?;
         let name = self.name(&mut new);
         let about = kind.about(&name);
-        if text(&new, "/metadata/resourceVersion") != "" {
+        if !text(&new, "/metadata/resourceVersion").is_empty() {
             return Err(Refusal::bad_request("resourceVersion should not be set on objects to be created"));
         }
         self.namespace_takes(call, &name)?;
         let metadata = metadata(&mut new);
-        SERVERS.iter().for_each(|field| drop(metadata.remove(*field)));
+        for field in SERVERS {
+            metadata.remove(*field);
+        }
         if kind.namespaced {
             metadata.insert("namespace".to_owned(), call.path.namespace.clone().into());
         } else {
@@ -55,7 +57,7 @@ impl State {
         if kind.status {
             object(&mut new).remove("status");
         }
-        self.settled(call, &mut new)?;
+        settled(call, &mut new)?;
         let mut managers = managers.unwrap_or_else(|| {
             let mut managers = Managers::default();
             managers.update(&kind.schema, &writer(call, &kind.api_version()), &json!({}), &new);
@@ -125,40 +127,6 @@ impl State {
                 {"reason": "NamespaceTerminating", "message": message, "field": "metadata.namespace"}
             ]);
             return Err(refusal);
-        }
-        Ok(())
-    }
-
-    /// Unknown fields and nulls go, defaults come.
-    fn settled(&self, call: &Call<'_>, new: &mut Value) -> Result<(), Refusal> {
-        let kind = &call.kind;
-        let at = kind.schema.at();
-        let mut unknown = Vec::new();
-        schema::null_fields(at, new);
-        schema::prune(at, new, "", &mut unknown);
-        if call.query.text("fieldValidation") == "Strict" && !unknown.is_empty() {
-            let unknown: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-            return Err(Refusal::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-                kind.kind,
-                kind.version,
-                kind.kind,
-                unknown.join(", ")
-            )));
-        }
-        schema::default(at, new);
-        builtin::default(kind, new);
-        let fields = object(new);
-        fields.insert("kind".to_owned(), kind.kind.clone().into());
-        fields.insert("apiVersion".to_owned(), kind.api_version().into());
-        let metadata = metadata(new);
-        for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
-            let empty = |value: &Value| {
-                value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
-            };
-            if metadata.get(field).is_some_and(empty) {
-                metadata.remove(field);
-            }
         }
         Ok(())
     }
@@ -278,7 +246,7 @@ impl State {
             |applied| (applied, false),
         );
         keep_the_servers(call, live, &mut new);
-        self.settled(call, &mut new)?;
+        settled(call, &mut new)?;
         if managers.1 {
             managers.0.update(&kind.schema, &writer(call, &kind.api_version()), live, &new);
         }
@@ -342,6 +310,40 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Unknown fields and nulls go, defaults come.
+fn settled(call: &Call<'_>, new: &mut Value) -> Result<(), Refusal> {
+    let kind = &call.kind;
+    let at = kind.schema.at();
+    let mut unknown = Vec::new();
+    schema::null_fields(at, new);
+    schema::prune(at, new, "", &mut unknown);
+    if call.query.text("fieldValidation") == "Strict" && !unknown.is_empty() {
+        let unknown: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+        return Err(Refusal::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+            kind.kind,
+            kind.version,
+            kind.kind,
+            unknown.join(", ")
+        )));
+    }
+    schema::default(at, new);
+    builtin::default(kind, new);
+    let fields = object(new);
+    fields.insert("kind".to_owned(), kind.kind.clone().into());
+    fields.insert("apiVersion".to_owned(), kind.api_version().into());
+    let metadata = metadata(new);
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let empty = |value: &Value| {
+            value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+        };
+        if metadata.get(field).is_some_and(empty) {
+            metadata.remove(field);
+        }
+    }
+    Ok(())
 }
 
 fn writer<'a>(call: &'a Call<'_>, api_version: &'a str) -> Writer<'a> {
@@ -519,13 +521,11 @@ pub(crate) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
 
 /// The fields of an object; an empty one is made of anything else.
 pub(crate) fn object(value: &mut Value) -> &mut Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        other => {
-            *other = Value::Object(Map::new());
-            object(other)
-        }
+    if let Value::Object(fields) = value {
+        return fields;
     }
+    *value = Value::Object(Map::new());
+    object(value)
 }
 
 /// The metadata of an object, made if it has none.

@@ -4,7 +4,7 @@ use kube::api::{Patch, PatchParams};
 
 use super::*;
 
-fn service(ports: Value) -> Value {
+fn service(ports: &[&Value]) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
            "spec": {"selector": {"app": "web"}, "ports": ports}})
 }
@@ -24,11 +24,11 @@ async fn what_is_not_applied_any_more_goes_unless_another_owns_it() {
     let client = server().await.client();
     let api = api(&client, "Service");
     let (http, admin) = (json!({"name": "http", "port": 80}), json!({"name": "admin", "port": 81}));
-    let first = apply(&api, "a", false, &service(json!([http, admin]))).await.unwrap();
+    let first = apply(&api, "a", false, &service(&[&http, &admin])).await.unwrap();
     assert_eq!(first.data["spec"]["ports"].as_array().unwrap().len(), 2);
-    let again = apply(&api, "a", false, &service(json!([http, admin]))).await.unwrap();
+    let again = apply(&api, "a", false, &service(&[&http, &admin])).await.unwrap();
     assert_eq!(version(&again), version(&first));
-    let fewer = apply(&api, "a", false, &service(json!([http]))).await.unwrap();
+    let fewer = apply(&api, "a", false, &service(&[&http])).await.unwrap();
     assert_eq!(fewer.data["spec"]["ports"].as_array().unwrap().len(), 1);
     assert_eq!(fewer.data["spec"]["ports"][0]["name"], "http");
 

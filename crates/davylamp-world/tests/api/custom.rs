@@ -1,7 +1,5 @@
 //! Our own kinds: pruning, defaults, limits and rules of their definitions.
 
-use kube::api::PostParams;
-
 use super::*;
 
 async fn problem(body: Value) -> String {
@@ -104,7 +102,7 @@ async fn a_kind_goes_with_its_definition() {
     let crds: Api<DynamicObject> = Api::all_with(client.clone(), &crds);
     let crd = crds.get("rollouts.davylamp.dev").await.unwrap();
     assert_eq!(crd.data["status"]["conditions"][1]["type"], "Established");
-    crds.delete("rollouts.davylamp.dev", &Default::default()).await.unwrap();
+    crds.delete("rollouts.davylamp.dev", &DeleteParams::default()).await.unwrap();
     server.collect_garbage();
     assert_eq!(refused(api(&client, "Rollout").get("web").await).code, 404);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kube::api::{DeleteParams, ListParams, PropagationPolicy};
+use kube::api::{ListParams, Patch, PatchParams, PropagationPolicy};
 
 use super::*;
 
@@ -52,7 +52,7 @@ async fn orphans_stay_and_can_be_adopted() {
     assert_eq!(sets.get("web-1").await.unwrap().metadata.owner_references, None);
     let owner = create(&rollouts, rollout("web")).await;
     let adopted = json!({"metadata": owned("web-1", &owner)["metadata"]});
-    sets.patch("web-1", &Default::default(), &kube::api::Patch::Merge(&adopted)).await.unwrap();
+    sets.patch("web-1", &PatchParams::default(), &Patch::Merge(&adopted)).await.unwrap();
     server.collect_garbage();
     assert!(sets.get_opt("web-1").await.unwrap().is_some());
 }

@@ -1,9 +1,12 @@
 //! The server as a client of kube sees it, in paused time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod apply;
 mod custom;
 mod garbage;
+mod network;
 mod reading;
+mod routes;
 mod watching;
 mod writing;
 
@@ -11,7 +14,7 @@ use std::path::Path;
 
 use davylamp_world::{ApiServer, Config};
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams};
 use kube::core::Status;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Get and list.
 
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::ListParams;
 
 use super::*;
 
@@ -13,7 +13,7 @@ async fn a_list_in_pages_shows_one_moment() {
     }
     let first = api.list(&ListParams::default().limit(2)).await.unwrap();
     assert_eq!(first.metadata.remaining_item_count, Some(2));
-    api.delete("c", &Default::default()).await.unwrap();
+    api.delete("c", &DeleteParams::default()).await.unwrap();
     api.create(&PostParams::default(), &config_map("e", "1")).await.unwrap();
     let token = first.metadata.continue_.clone().unwrap();
     let second = api.list(&ListParams::default().continue_token(&token)).await.unwrap();
@@ -31,7 +31,7 @@ async fn a_page_after_compaction_is_410_and_tells_how_to_go_on() {
         api.create(&PostParams::default(), &config_map(name, "1")).await.unwrap();
     }
     let first = api.list(&ListParams::default().limit(1)).await.unwrap();
-    api.delete("b", &Default::default()).await.unwrap();
+    api.delete("b", &DeleteParams::default()).await.unwrap();
     server.compact();
     let token = first.metadata.continue_.unwrap();
     let status = refused(api.list(&ListParams::default().continue_token(&token)).await);

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::api::{PostParams, WatchEvent, WatchParams};
+use kube::api::{WatchEvent, WatchParams};
 use kube::runtime::watcher;
 use tokio::time::Instant;
 
@@ -34,7 +34,7 @@ async fn changes_are_told_in_order_and_a_lost_label_is_a_deletion() {
         api.replace("a", &PostParams::default(), &next).await.unwrap();
     }
     api.create(&PostParams::default(), &config_map("b", "2")).await.unwrap();
-    api.delete("a", &Default::default()).await.unwrap();
+    api.delete("a", &DeleteParams::default()).await.unwrap();
     let start = Instant::now();
     let events: Vec<_> = watch.try_collect().await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(10));
@@ -65,7 +65,7 @@ async fn a_forgotten_version_ends_a_watch_with_410() {
     let client = server.client();
     let api = api(&client, "ConfigMap");
     let created = api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
-    api.delete("a", &Default::default()).await.unwrap();
+    api.delete("a", &DeleteParams::default()).await.unwrap();
     server.compact();
     let watch = api.watch(&WatchParams::default(), &version(&created)).await.unwrap();
     let events: Vec<_> = watch.try_collect().await.unwrap();

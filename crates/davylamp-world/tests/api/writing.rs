@@ -1,6 +1,6 @@
 //! Create, replace, patch, delete, and what they leave alone.
 
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Patch, PatchParams, Preconditions};
 
 use super::*;
 
@@ -148,8 +148,8 @@ async fn a_deletion_waits_for_finalizers_and_asks_for_the_right_object() {
     let mut held = rollout("web");
     held["metadata"]["finalizers"] = json!(["davylamp.dev/routes"]);
     let created = create(&api, held).await;
-    let mut params = DeleteParams::default();
-    params.preconditions = Some(Preconditions { uid: Some("another".to_owned()), resource_version: None });
+    let preconditions = Some(Preconditions { uid: Some("another".to_owned()), resource_version: None });
+    let params = DeleteParams { preconditions, ..DeleteParams::default() };
     assert_eq!(refused(api.delete("web", &params).await).code, 409);
     let left = api.delete("web", &DeleteParams::default()).await.unwrap().left().unwrap();
     assert_eq!((left.metadata.deletion_grace_period_seconds, left.metadata.generation), (Some(0), Some(2)));

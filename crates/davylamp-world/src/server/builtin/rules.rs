@@ -194,7 +194,7 @@ fn endpoint_slice(new: &Value, old: Option<&Value>, found: &mut Vec<Problem>) {
                 None => bad("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
                 Some(ip) if ip.is_unspecified() => bad(&format!("may not be unspecified ({ip})")),
                 Some(ip) if ip.is_loopback() => {
-                    bad("may not be in the loopback range (127.0.0.0/8, ::1/128)")
+                    bad("may not be in the loopback range (127.0.0.0/8, ::1/128)");
                 }
                 Some(IpAddr::V4(ip)) if ip.is_link_local() => {
                     bad("may not be in the link-local range (169.254.0.0/16, fe80::/10)");
