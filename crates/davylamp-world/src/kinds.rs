@@ -53,9 +53,9 @@ impl Kind {
         Table { group: group.to_owned(), plural: self.plural.clone() }
     }
 
-    /// Fields by which its objects can be selected, beside the name.
-    pub(crate) fn selectable(&self) -> &'static [&'static str] {
-        match (self.group.as_str(), self.kind.as_str()) {
+    /// Fields by which its objects can be selected, beside the name; None for kinds that a server has no words for.
+    pub(crate) fn selectable(&self) -> Option<&'static [&'static str]> {
+        let fields: &[&str] = match (self.group.as_str(), self.kind.as_str()) {
             ("", "Pod") => &["spec.nodeName", "status.phase", "status.podIP", "spec.restartPolicy"],
             ("", "Event") => &[
                 "involvedObject.name",
@@ -76,8 +76,10 @@ impl Kind {
                 "reason",
                 "type",
             ],
-            _ => &[],
-        }
+            _ if self.custom => &[],
+            _ => return None,
+        };
+        Some(fields)
     }
 }
 

@@ -93,6 +93,24 @@ impl Refusal {
         Self { details: about.details(), ..Self::new(409, "Conflict", message) }
     }
 
+    /// What was asked for is another object, or another version of it.
+    pub(crate) fn precondition(
+        about: About<'_>,
+        namespace: &str,
+        what: &str,
+        wanted: &str,
+        there: &str,
+    ) -> Self {
+        let parts = [about.group, about.plural, namespace, about.name];
+        let key: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {there}",
+            key.join("/")
+        );
+        Self::conflict(about, &why)
+    }
+
     pub(crate) fn stale(about: About<'_>) -> Self {
         Self::conflict(
             about,

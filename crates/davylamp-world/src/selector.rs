@@ -97,7 +97,7 @@ pub(crate) struct Fields(Vec<(String, String, bool)>);
 
 impl Fields {
     /// From a query's text, such as `metadata.name=web,status.phase!=Running`.
-    pub(crate) fn parse(text: &str, known: &[&str]) -> Result<Self, Refusal> {
+    pub(crate) fn parse(text: &str, known: Option<&[&str]>) -> Result<Self, Refusal> {
         let mut terms = Vec::new();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (field, value, equal) = if let Some((field, value)) = part.split_once("!=") {
@@ -109,8 +109,15 @@ impl Fields {
                     "invalid selector: '{text}'; can't understand '{part}'"
                 )));
             };
-            if !field.starts_with("metadata.name") && !known.contains(&field) {
-                return Err(Refusal::bad_request(format!("field label not supported: {field}")));
+            let plain = matches!(field, "metadata.name" | "metadata.namespace");
+            if !plain && !known.is_some_and(|known| known.contains(&field)) {
+                // Kinds that have fields of their own say it in other words.
+                return Err(Refusal::bad_request(match known {
+                    None => format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    ),
+                    Some(_) => format!("field label not supported: {field}"),
+                }));
             }
             terms.push((field.to_owned(), value.to_owned(), equal));
         }
@@ -156,9 +163,9 @@ mod tests {
     #[test]
     fn fields_are_those_that_a_kind_knows() {
         let web = json!({"metadata": {"name": "web"}, "status": {"phase": "Running"}});
-        assert!(Fields::parse("metadata.name=web", &[]).unwrap().matches(&web));
-        assert!(!Fields::parse("metadata.name!=web", &[]).unwrap().matches(&web));
-        assert!(Fields::parse("status.phase=Running", &["status.phase"]).unwrap().matches(&web));
-        assert_eq!(Fields::parse("spec.x=1", &[]).unwrap_err().code, 400);
+        assert!(Fields::parse("metadata.name=web", None).unwrap().matches(&web));
+        assert!(!Fields::parse("metadata.name!=web", None).unwrap().matches(&web));
+        assert!(Fields::parse("status.phase=Running", Some(&["status.phase"])).unwrap().matches(&web));
+        assert_eq!(Fields::parse("spec.x=1", None).unwrap_err().code, 400);
     }
 }

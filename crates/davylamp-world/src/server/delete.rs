@@ -57,10 +57,7 @@ impl State {
         {
             let there = text(&live, &format!("/metadata/{field}"));
             if !wanted.is_empty() && wanted != there {
-                let why = format!(
-                    "Precondition failed: {words} in precondition: {wanted}, {words} in object meta: {there}"
-                );
-                return Err(Refusal::conflict(about, &why));
+                return Err(Refusal::precondition(about, &call.path.namespace, words, wanted, there));
             }
         }
         if let Some(left) = self.remove(&call.kind, &call.key(), &live, &options, call.clock) {

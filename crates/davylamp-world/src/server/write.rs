@@ -12,7 +12,7 @@ use crate::apply::managers::{Managers, Writer};
 use crate::apply::typed::unmergeable;
 use crate::kinds::Kind;
 use crate::patch::{Form, patched};
-use crate::refusal::{Problem, Refusal, Wrong};
+use crate::refusal::{About, Problem, Refusal, Wrong};
 use crate::schema;
 use crate::store::Key;
 
@@ -113,8 +113,7 @@ impl State {
             return Ok(());
         }
         let wanted = &call.path.namespace;
-        let about =
-            crate::refusal::About { group: "", kind: "Namespace", plural: "namespaces", name: wanted };
+        let about = About { group: "", kind: "Namespace", plural: "namespaces", name: wanted };
         let namespaces = crate::kinds::Table { group: String::new(), plural: "namespaces".to_owned() };
         let found = self.store.get(&namespaces, &(String::new(), wanted.clone()));
         let namespace = found.ok_or_else(|| Refusal::not_found(about))?;
@@ -140,7 +139,9 @@ impl State {
         {
             let detail = "must be specified for an update";
             let problem = Problem::invalid("metadata.resourceVersion", 0.into(), detail);
-            return Err(Refusal::invalid(call.kind.about(&call.path.name), &[problem]));
+            // A real server, too, names the resource here, not the kind.
+            let about = call.kind.about(&call.path.name);
+            return Err(Refusal::invalid(About { kind: about.plural, ..about }, &[problem]));
         }
         self.replace(call, &live, new, None)
     }
@@ -157,8 +158,7 @@ impl State {
         let kind = &call.kind;
         if call.query.text("fieldManager").is_empty() {
             let problem = Problem::required("fieldManager", "is required for apply patch");
-            let about =
-                crate::refusal::About { group: "meta.k8s.io", kind: "PatchOptions", plural: "", name: "" };
+            let about = About { group: "meta.k8s.io", kind: "PatchOptions", plural: "", name: "" };
             return Err(Refusal::invalid(about, &[problem]));
         }
         let mut applied = body;
@@ -176,13 +176,12 @@ impl State {
         let applied = taken(call, applied)?;
         let at = kind.schema.at();
         if let Some(why) = unmergeable(at, &applied, "") {
-            return Err(Refusal::internal(format!(
-                "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
-                call.path.namespace,
-                call.path.name,
-                kind.api_version(),
-                kind.kind
-            )));
+            let message = format!(
+                "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {why}",
+                call.path.namespace, call.path.name, kind.group, kind.version, kind.kind
+            );
+            // An error that a real server has no reason for.
+            return Err(Refusal::new(500, "", message));
         }
         let force = call.query.flag("force");
         let version = kind.api_version();
@@ -226,9 +225,7 @@ impl State {
         let about = kind.about(&call.path.name);
         let (uid, live_uid) = (text(&new, "/metadata/uid"), text(live, "/metadata/uid"));
         if !uid.is_empty() && uid != live_uid {
-            let why =
-                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {live_uid}");
-            return Err(Refusal::conflict(about, &why));
+            return Err(Refusal::precondition(about, &call.path.namespace, "UID", uid, live_uid));
         }
         let version = text(&new, "/metadata/resourceVersion");
         if !version.is_empty() && version != text(live, "/metadata/resourceVersion") {

@@ -36,7 +36,7 @@ async fn a_replace_is_guarded_by_its_version_and_writes_nothing_when_nothing_cha
     let status = refused(api.replace("web", &PostParams::default(), &other).await);
     assert_eq!(
         status.message,
-        "Rollout.davylamp.dev \"web\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for \
+        "rollouts.davylamp.dev \"web\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for \
          an update"
     );
 }
