@@ -40,6 +40,8 @@ pub(crate) struct Store {
     version: u64,
     tables: BTreeMap<Table, Objects>,
     kept: usize,
+    /// Changes of all kinds up to this version are forgotten.
+    forgotten: u64,
 }
 
 /// The version is forgotten; the oldest that is not.
@@ -49,7 +51,7 @@ pub(crate) struct Forgotten(pub(crate) u64);
 impl Store {
     /// Keeps so many changes of each kind.
     pub(crate) const fn new(kept: usize) -> Self {
-        Self { version: 1, tables: BTreeMap::new(), kept }
+        Self { version: 1, tables: BTreeMap::new(), kept, forgotten: 0 }
     }
 
     /// The version of the last change.
@@ -58,10 +60,11 @@ impl Store {
     }
 
     fn table(&mut self, table: &Table) -> &mut Objects {
+        let forgotten = self.forgotten;
         self.tables.entry(table.clone()).or_insert_with(|| Objects {
             present: BTreeMap::new(),
             changes: VecDeque::new(),
-            forgotten: 0,
+            forgotten,
             told: watch::Sender::new(0),
         })
     }
@@ -105,6 +108,7 @@ impl Store {
 
     /// Forgets all changes, as a compaction of etcd does.
     pub(crate) fn compact(&mut self) {
+        self.forgotten = self.version;
         for table in self.tables.values_mut() {
             table.changes.clear();
             table.forgotten = self.version;
@@ -118,10 +122,12 @@ impl Store {
 
     /// The changes after a version.
     pub(crate) fn since(&self, table: &Table, version: u64) -> Result<Vec<Change>, Forgotten> {
-        let Some(table) = self.tables.get(table) else { return Ok(Vec::new()) };
-        if version < table.forgotten {
-            return Err(Forgotten(table.forgotten));
+        let table = self.tables.get(table);
+        let forgotten = table.map_or(self.forgotten, |table| table.forgotten);
+        if version < forgotten {
+            return Err(Forgotten(forgotten));
         }
+        let Some(table) = table else { return Ok(Vec::new()) };
         let start = table.changes.partition_point(|change| change.version <= version);
         Ok(table.changes.iter().skip(start).cloned().collect())
     }
