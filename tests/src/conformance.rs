@@ -375,7 +375,7 @@ impl Script {
             sets.create(&params(), &serde_json::from_value(set)?).await?;
             let how = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() };
             rollouts.delete(owner, &how).await?;
-            let wait = Duration::from_secs(60);
+            let wait = Duration::from_mins(1);
             until(wait, owner, || async {
                 let parent = rollouts.get_opt(owner).await?;
                 let child = sets.get_opt(&child).await?;
@@ -394,7 +394,7 @@ impl Script {
         let owners = adopted.metadata.owner_references.unwrap_or_default();
         self.note_value("an orphan is adopted", &json!(owners.iter().map(|o| &o.name).collect::<Vec<_>>()));
         rollouts.delete("orphaner", &DeleteParams::default()).await?;
-        until(Duration::from_secs(60), "the adopted goes, too", || async {
+        until(Duration::from_mins(1), "the adopted goes, too", || async {
             Ok(sets.get_opt("orphaner-child").await?.is_none().then_some(()))
         })
         .await

@@ -103,7 +103,7 @@ async fn it_leads_writes_what_a_rollout_needs_and_hands_over() {
         let status = rollouts.get("web").await.unwrap().status.unwrap();
         assert_eq!(status.observed_generation, 1);
     };
-    run(client.clone(), clock, Arc::new(Silent), listener, config, looked).await.unwrap();
+    Box::pin(run(client.clone(), clock, Arc::new(Silent), listener, config, looked)).await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_mins(2));
     assert_eq!(holder(&client).await.as_deref(), Some(""));
 }

@@ -21,7 +21,7 @@ async fn apply(
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_applied_any_more_goes_unless_another_owns_it() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Service");
     let (http, admin) = (json!({"name": "http", "port": 80}), json!({"name": "admin", "port": 81}));
     let first = apply(&api, "a", false, &service(&[&http, &admin])).await.unwrap();
@@ -42,7 +42,7 @@ async fn what_is_not_applied_any_more_goes_unless_another_owns_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_conflict_names_the_manager_and_the_field_and_force_takes_it() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Rollout");
     let mut body = rollout("web");
     apply(&api, "user", false, &body).await.unwrap();
@@ -63,7 +63,7 @@ async fn a_conflict_names_the_manager_and_the_field_and_force_takes_it() {
 
 #[tokio::test(start_paused = true)]
 async fn one_container_of_a_template_can_be_applied_alone() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Rollout");
     let mut body = rollout("web");
     let containers = &mut body["spec"]["template"]["spec"]["containers"];
@@ -85,7 +85,7 @@ async fn one_container_of_a_template_can_be_applied_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn entries_say_who_wrote_what_and_how() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Rollout");
     let created = create(&api, rollout("web")).await;
     let patch = json!({"status": {"phase": "Healthy"}});
@@ -115,7 +115,7 @@ async fn entries_say_who_wrote_what_and_how() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_schema_does_not_know_cannot_be_applied() {
-    let client = server().await.client();
+    let client = server().client();
     let mut body = replica_set("web");
     body["spec"]["template"]["spec"]["nothing"] = json!(1);
     let status = refused(apply(&api(&client, "ReplicaSet"), "a", false, &body).await);

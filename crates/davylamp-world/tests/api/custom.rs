@@ -3,13 +3,13 @@
 use super::*;
 
 async fn problem(body: Value) -> String {
-    let client = server().await.client();
+    let client = server().client();
     refused(api(&client, "Rollout").create(&PostParams::default(), &object(body)).await).message
 }
 
 #[tokio::test(start_paused = true)]
 async fn unknown_fields_go_but_not_those_of_a_template() {
-    let client = server().await.client();
+    let client = server().client();
     let mut body = rollout("web");
     body["spec"]["nonsense"] = json!(1);
     let created = create(&api(&client, "Rollout"), body).await;
@@ -82,7 +82,7 @@ async fn rules_hold() {
 
 #[tokio::test(start_paused = true)]
 async fn rules_of_changes_compare_with_what_was() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Rollout");
     let mut created = create(&api, rollout("web")).await;
     created.data["spec"]["selector"] = json!({"matchLabels": {"app": "web", "x": "y"}});
@@ -95,7 +95,7 @@ async fn rules_of_changes_compare_with_what_was() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kind_goes_with_its_definition() {
-    let server = server().await;
+    let server = server();
     let client = server.client();
     create(&api(&client, "Rollout"), rollout("web")).await;
     let crds = resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions");

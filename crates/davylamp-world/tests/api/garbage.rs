@@ -16,7 +16,7 @@ fn owned(name: &str, owner: &DynamicObject) -> Value {
 }
 
 async fn family() -> (ApiServer, Client) {
-    let server = server().await;
+    let server = server();
     let client = server.client();
     let owner = create(&api(&client, "Rollout"), rollout("web")).await;
     create(&api(&client, "ReplicaSet"), owned("web-1", &owner)).await;

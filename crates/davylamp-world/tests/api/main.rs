@@ -19,7 +19,7 @@ use kube::core::Status;
 use serde_json::{Value, json};
 
 /// A server with our definitions, and a namespace `shop`.
-async fn server() -> ApiServer {
+fn server() -> ApiServer {
     let server = ApiServer::new(Config::default());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
     for file in ["metricsources.yaml", "rolloutactions.yaml", "rolloutruns.yaml", "rollouts.yaml"] {

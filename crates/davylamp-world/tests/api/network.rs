@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test]
 async fn it_is_the_same_over_http() {
-    let server = server().await;
+    let server = server();
     create(&api(&server.client(), "Rollout"), rollout("web")).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

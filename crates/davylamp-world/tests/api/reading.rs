@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_list_in_pages_shows_one_moment() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "ConfigMap");
     for name in ["a", "b", "c", "d"] {
         api.create(&PostParams::default(), &config_map(name, "1")).await.unwrap();
@@ -25,7 +25,7 @@ async fn a_list_in_pages_shows_one_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_after_compaction_is_410_and_tells_how_to_go_on() {
-    let server = server().await;
+    let server = server();
     let api = api(&server.client(), "ConfigMap");
     for name in ["a", "b", "c"] {
         api.create(&PostParams::default(), &config_map(name, "1")).await.unwrap();
@@ -43,7 +43,7 @@ async fn a_page_after_compaction_is_410_and_tells_how_to_go_on() {
 
 #[tokio::test(start_paused = true)]
 async fn selectors_choose() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "ConfigMap");
     for (name, value) in [("a", "1"), ("b", "2"), ("c", "3")] {
         api.create(&PostParams::default(), &config_map(name, value)).await.unwrap();
@@ -64,7 +64,7 @@ async fn selectors_choose() {
 
 #[tokio::test(start_paused = true)]
 async fn kinds_are_discovered() {
-    let client = server().await.client();
+    let client = server().client();
     let group = kube::discovery::group(&client, "davylamp.dev").await.unwrap();
     assert_eq!(group.recommended_resources().len(), 4);
     let info = client.apiserver_version().await.unwrap();
@@ -76,7 +76,7 @@ async fn kinds_are_discovered() {
 
 #[tokio::test(start_paused = true)]
 async fn an_event_is_the_same_in_both_groups() {
-    let client = server().await.client();
+    let client = server().client();
     let new = resource("events.k8s.io/v1", "Event", "events");
     let event = json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "web.1", "namespace": "shop"},
@@ -96,7 +96,7 @@ async fn an_event_is_the_same_in_both_groups() {
 async fn the_same_seed_gives_the_same_objects() {
     let mut seen = Vec::new();
     for _ in 0..2 {
-        let client = server().await.client();
+        let client = server().client();
         let api = api(&client, "ConfigMap");
         let mut generated = config_map("x", "1");
         generated.metadata.name = None;

@@ -4,7 +4,7 @@ use kube::api::{Patch, PatchParams};
 
 use super::*;
 
-fn route(weight: Value) -> Value {
+fn route(weight: i32) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "web"},
         "spec": {"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [
@@ -14,10 +14,10 @@ fn route(weight: Value) -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_is_removed_from_the_list_conflicts_no_more() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "HTTPRoute");
     let user = PatchParams::apply("user");
-    let applied = api.patch("web", &user, &Patch::Apply(&route(json!(100)))).await.unwrap();
+    let applied = api.patch("web", &user, &Patch::Apply(&route(100))).await.unwrap();
     assert_eq!(applied.data["spec"]["rules"][0]["backendRefs"][0]["kind"], "Service");
     assert_eq!(applied.data["spec"]["rules"][0]["matches"][0]["path"]["value"], "/");
 
@@ -26,7 +26,7 @@ async fn an_owner_that_is_removed_from_the_list_conflicts_no_more() {
     let ours = PostParams { field_manager: Some("davylamp/traffic".to_owned()), ..PostParams::default() };
     let written = api.replace("web", &ours, &next).await.unwrap();
     assert_eq!(written.metadata.generation, Some(2));
-    let status = refused(api.patch("web", &user, &Patch::Apply(&route(json!(99)))).await);
+    let status = refused(api.patch("web", &user, &Patch::Apply(&route(99))).await);
     assert_eq!(
         status.message,
         "Apply failed with 1 conflict: conflict with \"davylamp/traffic\" using gateway.networking.k8s.io/v1: \
@@ -44,13 +44,13 @@ async fn an_owner_that_is_removed_from_the_list_conflicts_no_more() {
     let forgotten = api.patch("web", &params, &Patch::<()>::Json(forget)).await.unwrap();
     assert!(moment(&forgotten) > moment(&written));
     assert_eq!(forgotten.metadata.generation, Some(2));
-    api.patch("web", &user, &Patch::Apply(&route(json!(99)))).await.unwrap();
+    api.patch("web", &user, &Patch::Apply(&route(99))).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_absent_weight_is_one() {
-    let client = server().await.client();
-    let mut body = route(json!(1));
+    let client = server().client();
+    let mut body = route(1);
     body["spec"]["rules"][0]["backendRefs"][0].as_object_mut().unwrap().remove("weight");
     let created = create(&api(&client, "HTTPRoute"), body).await;
     assert_eq!(created.data["spec"]["rules"][0]["backendRefs"][0]["weight"], 1);

@@ -23,7 +23,7 @@ fn told(event: &WatchEvent<DynamicObject>) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn changes_are_told_in_order_and_a_lost_label_is_a_deletion() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "ConfigMap");
     let created = api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
     let watch =
@@ -46,7 +46,7 @@ async fn changes_are_told_in_order_and_a_lost_label_is_a_deletion() {
 
 #[tokio::test(start_paused = true)]
 async fn bookmarks_come_each_minute_with_the_version_of_all_kinds() {
-    let server = server().await;
+    let server = server();
     let client = server.client();
     let api = api(&client, "ConfigMap");
     let params = WatchParams::default().timeout(150);
@@ -61,7 +61,7 @@ async fn bookmarks_come_each_minute_with_the_version_of_all_kinds() {
 
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_version_ends_a_watch_with_410() {
-    let server = server().await;
+    let server = server();
     let client = server.client();
     let api = api(&client, "ConfigMap");
     let created = api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_forgotten_version_ends_a_watch_with_410() {
 
 #[tokio::test(start_paused = true)]
 async fn the_watcher_of_kube_lives_through_compactions_for_a_day() {
-    let server = server().await;
+    let server = server();
     let client = server.client();
     let api = api(&client, "ConfigMap");
     let mut events = pin!(watcher(api.clone(), watcher::Config::default().page_size(1)));

@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_replace_is_guarded_by_its_version_and_writes_nothing_when_nothing_changes() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Rollout");
     let created = create(&api, rollout("web")).await;
     assert_eq!(created.metadata.generation, Some(1));
@@ -43,7 +43,7 @@ async fn a_replace_is_guarded_by_its_version_and_writes_nothing_when_nothing_cha
 
 #[tokio::test(start_paused = true)]
 async fn status_and_spec_are_written_apart() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Rollout");
     let mut with_status = rollout("web");
     with_status["status"] = json!({"phase": "Healthy"});
@@ -66,7 +66,7 @@ async fn status_and_spec_are_written_apart() {
 
 #[tokio::test(start_paused = true)]
 async fn scale_is_a_small_view_that_needs_its_field() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Rollout");
     create(&api, rollout("web")).await;
     let scale = api.get_scale("web").await.unwrap();
@@ -85,7 +85,7 @@ async fn scale_is_a_small_view_that_needs_its_field() {
 
 #[tokio::test(start_paused = true)]
 async fn patches_of_json_are_tested_and_merges_remove() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "ConfigMap");
     let created = api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
     let patch = |version: &str| -> json_patch::Patch {
@@ -111,7 +111,7 @@ async fn patches_of_json_are_tested_and_merges_remove() {
 
 #[tokio::test(start_paused = true)]
 async fn a_strict_dry_run_creates_nothing_and_names_what_it_does_not_know() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "ReplicaSet");
     let create = async |body: &Value| {
         let request = http::Request::post(
@@ -143,7 +143,7 @@ async fn a_strict_dry_run_creates_nothing_and_names_what_it_does_not_know() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deletion_waits_for_finalizers_and_asks_for_the_right_object() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "Rollout");
     let mut held = rollout("web");
     held["metadata"]["finalizers"] = json!(["davylamp.dev/routes"]);
@@ -164,7 +164,7 @@ async fn a_deletion_waits_for_finalizers_and_asks_for_the_right_object() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_is_given_once() {
-    let client = server().await.client();
+    let client = server().client();
     let api = api(&client, "ConfigMap");
     api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
     let status = refused(api.create(&PostParams::default(), &config_map("a", "2")).await);
@@ -178,7 +178,7 @@ async fn a_name_is_given_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_loopback_address_is_no_endpoint() {
-    let client = server().await.client();
+    let client = server().client();
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "a"},
         "addressType": "IPv4", "endpoints": [{"addresses": ["127.0.0.1"]}],
