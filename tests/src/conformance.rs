@@ -157,6 +157,11 @@ impl Script {
         let created = api.create(&params(), &rollout("replaced")).await?;
         self.note("a Rollout", Ok(&created))?;
         self.note("its name again", api.create(&params(), &rollout("replaced")).await)?;
+        // The defaults of a status are stored by the first write after the creation.
+        let stored = api.replace("replaced", &params(), &created).await?;
+        let kept = stored.metadata.resource_version == created.metadata.resource_version;
+        self.note_value("the first replace stores the defaults", &kept.into());
+        let created = stored;
         let same = api.replace("replaced", &params(), &created).await?;
         let kept = same.metadata.resource_version == created.metadata.resource_version;
         self.note_value("an unchanged replace writes nothing", &kept.into());
@@ -210,6 +215,10 @@ impl Script {
         };
         let first = apply("user", &body).await?;
         self.note("an apply creates", Ok(&first))?;
+        let stored = apply("user", &body).await?;
+        let kept = stored.metadata.resource_version == first.metadata.resource_version;
+        self.note_value("the first apply stores the defaults", &kept.into());
+        let first = stored;
         let again = apply("user", &body).await?;
         let kept = again.metadata.resource_version == first.metadata.resource_version;
         self.note_value("again, it writes nothing", &kept.into());

@@ -8,6 +8,7 @@ mod scale;
 mod watch;
 pub(crate) mod write;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -26,11 +27,11 @@ use tokio::sync::Notify;
 use tower::Service;
 
 use crate::clock::Clock;
-use crate::kinds::{Kind, Kinds};
+use crate::kinds::{Kind, Kinds, Table};
 use crate::patch::Form;
 use crate::refusal::Refusal;
 use crate::request::{Path, Query};
-use crate::store::Store;
+use crate::store::{Key, Store};
 
 /// Definitions that are installed in every cluster with a gateway.
 const GATEWAY_API: &str = include_str!("../gateway.yaml");
@@ -73,6 +74,9 @@ pub(crate) struct Inner {
 pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) kinds: Kinds,
+    /// New objects to which defaults were added after their status was taken away: a real server shows them with these
+    /// defaults but has stored them without, so that the next write is one even if it changes nothing.
+    undefaulted: BTreeSet<(Table, Key)>,
     seed: u64,
     drawn: u64,
 }
@@ -103,7 +107,13 @@ impl ApiServer {
     #[must_use]
     pub fn new(config: Config) -> Self {
         let Config { seed, start, remembered } = config;
-        let state = State { store: Store::new(remembered), kinds: Kinds::default(), seed, drawn: 0 };
+        let state = State {
+            store: Store::new(remembered),
+            kinds: Kinds::default(),
+            undefaulted: BTreeSet::new(),
+            seed,
+            drawn: 0,
+        };
         let clock = Clock::starting_at(start);
         let server =
             Self { inner: Arc::new(Inner { state: Mutex::new(state), clock, garbage: Notify::new() }) };
@@ -334,7 +344,7 @@ impl State {
 }
 
 impl Call<'_> {
-    pub(crate) fn key(&self) -> crate::store::Key {
+    pub(crate) fn key(&self) -> Key {
         (self.path.namespace.clone(), self.path.name.clone())
     }
 }

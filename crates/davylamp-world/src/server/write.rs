@@ -58,6 +58,7 @@ impl State {
             object(&mut new).remove("status");
         }
         settled(call, &mut new)?;
+        let undefaulted = kind.custom && kind.status && new.get("status").is_some();
         let mut managers = managers.unwrap_or_else(|| {
             let mut managers = Managers::default();
             managers.update(&kind.schema, &writer(call, &kind.api_version()), &json!({}), &new);
@@ -65,9 +66,6 @@ impl State {
         });
         // What the server writes itself has no owner.
         builtin::fill(kind, &mut new, self.store.version());
-        if kind.custom {
-            schema::default(kind.schema.at(), &mut new);
-        }
         let found = problems(kind, &new, None);
         if !found.is_empty() {
             return Err(Refusal::invalid(about, &found));
@@ -91,6 +89,9 @@ impl State {
         }
         if call.query.dry_run() {
             return Ok(shown(kind, &new).into_owned());
+        }
+        if undefaulted {
+            self.undefaulted.insert((table.clone(), key.clone()));
         }
         let stored = self.store.write(&table, &key, new, false);
         Ok(shown(kind, &stored).into_owned())
@@ -172,13 +173,18 @@ impl State {
         if applied.pointer("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
             return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
+        let written =
+            ["namespace", "name"].map(|field| text(&applied, &format!("/metadata/{field}")).to_owned());
         metadata(&mut applied).insert("name".to_owned(), call.path.name.clone().into());
         let applied = taken(call, applied)?;
         let at = kind.schema.at();
         if let Some(why) = unmergeable(at, &applied, "") {
             let message = format!(
-                "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {why}",
-                call.path.namespace, call.path.name, kind.group, kind.version, kind.kind
+                "failed to create typed patch object ({}; {}/{}, Kind={}): {why}",
+                written.join("/"),
+                kind.group,
+                kind.version,
+                kind.kind
             );
             // An error that a real server has no reason for.
             return Err(Refusal::new(500, "", message));
@@ -248,11 +254,15 @@ impl State {
             managers.0.update(&kind.schema, &writer(call, &kind.api_version()), live, &new);
         }
         managers.0.put(&mut new);
-        if new == **live {
+        let key = (text(live, "/metadata/namespace").to_owned(), text(live, "/metadata/name").to_owned());
+        if new == **live && !self.undefaulted.contains(&(kind.table(), key.clone())) {
             return Ok(shown(&kind, live).into_owned());
         }
         let mut found = problems(&kind, &new, Some(live));
-        found.extend(new_finalizers(live, &new));
+        let added = new_finalizers(live, &new);
+        // Of a custom kind it is looked at twice.
+        found.extend(added.iter().filter(|_| kind.custom).cloned());
+        found.extend(added);
         if !found.is_empty() {
             return Err(Refusal::invalid(about, &found));
         }
@@ -268,7 +278,6 @@ impl State {
         if call.query.dry_run() {
             return Ok(shown(&kind, &new).into_owned());
         }
-        let key = (text(live, "/metadata/namespace").to_owned(), text(live, "/metadata/name").to_owned());
         let stored = self.commit(&kind, &key, new);
         Ok(shown(&kind, &stored).into_owned())
     }
@@ -284,6 +293,7 @@ impl State {
         if gone && kind.plural == "customresourcedefinitions" {
             self.kinds.forget(&object);
         }
+        self.undefaulted.remove(&(kind.table(), key.clone()));
         self.store.write(&kind.table(), key, object, gone)
     }
 
@@ -450,6 +460,10 @@ fn problems(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Problem> {
     }
     if kind.custom {
         found.extend(schema::validate(kind.schema.at(), new, old));
+        if let Some(problem) = no_size(kind, new) {
+            // Before the last word, which is about all of them.
+            found.insert(found.len().saturating_sub(1), problem);
+        }
     } else {
         let types = schema::validate(kind.schema.at(), new, old);
         // Of a built-in kind only what cannot be read at all; the rest is in the words of its own rules.
@@ -457,6 +471,21 @@ fn problems(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Problem> {
         found.extend(builtin::problems(kind, new, old));
     }
     found
+}
+
+/// A size that cannot be read as one.
+fn no_size(kind: &Kind, new: &Value) -> Option<Problem> {
+    let path = &kind.scale.as_ref()?.spec;
+    let value = new.pointer(path).filter(|value| !value.is_null() && !value.is_i64())?;
+    let (shown, type_) = match value {
+        Value::String(text) => (text.clone(), "string"),
+        Value::Bool(flag) => (flag.to_string(), "bool"),
+        Value::Number(number) => (number.to_string(), "float64"),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    };
+    let path = path.replace('/', ".");
+    let detail = format!("{path} accessor error: {shown} is of the type {type_}, expected int64");
+    Some(Problem::invalid(path, 0.into(), detail))
 }
 
 fn bad_name(kind: &Kind, name: &str) -> Option<Problem> {

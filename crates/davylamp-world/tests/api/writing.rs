@@ -10,6 +10,10 @@ async fn a_replace_is_guarded_by_its_version_and_writes_nothing_when_nothing_cha
     let api = api(&client, "Rollout");
     let created = create(&api, rollout("web")).await;
     assert_eq!(created.metadata.generation, Some(1));
+    // The defaults of the status are stored by the first write after the creation.
+    let stored = api.replace("web", &PostParams::default(), &created).await.unwrap();
+    assert!(moment(&stored) > moment(&created));
+    let created = stored;
     let same = api.replace("web", &PostParams::default(), &created).await.unwrap();
     assert_eq!(version(&same), version(&created));
 
