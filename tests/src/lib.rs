@@ -3,6 +3,7 @@
 #![allow(clippy::missing_panics_doc, clippy::doc_markdown, reason = "a harness for tests")]
 
 pub mod cluster;
+pub mod conformance;
 pub mod controller;
 pub mod load;
 pub mod own_prometheus;

@@ -4,4 +4,5 @@
 //! programs that `make programs` builds.
 
 mod cluster;
+mod conformance;
 mod project;

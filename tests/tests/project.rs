@@ -13,11 +13,20 @@ const EDGES: &[(&str, &[&str])] = &[
     ("davylamp-stats", &[]),
     ("davylamp-bench", &["davylamp-stats"]),
     ("davylamp-engine", &["davylamp-api", "davylamp-stats"]),
-    ("davylamp-controller", &["davylamp-api", "davylamp-engine"]),
+    // The world as a dev-dependency, so that its own tests run on it.
+    ("davylamp-controller", &["davylamp-api", "davylamp-engine", "davylamp-world"]),
     ("davylamp-demo", &[]),
+    ("davylamp-world", &["davylamp-api"]),
     (
         "davylamp-tests",
-        &["davylamp-api", "davylamp-controller", "davylamp-demo", "davylamp-engine", "davylamp-stats"],
+        &[
+            "davylamp-api",
+            "davylamp-controller",
+            "davylamp-demo",
+            "davylamp-engine",
+            "davylamp-stats",
+            "davylamp-world",
+        ],
     ),
 ];
 

@@ -4,6 +4,7 @@ mod actions;
 mod audit;
 mod bad_input;
 mod by_hand;
+mod conformance;
 mod evidence;
 mod faults;
 mod gentleness;
