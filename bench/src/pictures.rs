@@ -23,6 +23,7 @@ const YELLOW: RGBColor = RGBColor(0xC9, 0xA9, 0x2C);
 const GREEN: RGBColor = RGBColor(0x3F, 0xA3, 0x5F);
 const PURPLE: RGBColor = RGBColor(0xA3, 0x71, 0xF7);
 const PINK: RGBColor = RGBColor(0xD6, 0x6B, 0xB3);
+const INDIGO: RGBColor = RGBColor(0x6A, 0x5F, 0xD9);
 
 /// What makes the ink darker on light pages and lighter on dark ones.
 const STYLE: &str = "<style>text[fill=\"#6E7781\"]{fill:#424a53}\
@@ -40,7 +41,8 @@ fn colour(rule: &str) -> RGBColor {
         "threshold, limit 5" => YELLOW,
         "z-test, 5 %" => PURPLE,
         "z-test, 1 %" => PINK,
-        "Mann-Whitney" | "davylamp, tolerance 0, calibrated" => GREEN,
+        "Mann-Whitney" | "davylamp, tolerance 0, finite horizon" => GREEN,
+        "davylamp, tolerance 0, calibrated" => INDIGO,
         "oracle SPRT" => INK,
         _ => OURS_LIGHT,
     }
@@ -97,7 +99,9 @@ fn good(cells: &[&CellResult], svg: &mut String) -> Result<()> {
     for (index, cell) in (0..).zip(cells) {
         let y = top + row * index + row / 2;
         canvas.text(&cell.title, (left - 18, y), HPos::Right, VPos::Center, 13, INK)?;
-        canvas.line(&[(left - 8, y), (right, y)], &FAINT.mix(0.25), 1)?;
+        if index % 2 == 0 {
+            canvas.bar((left - 8, y - row / 2), (right + 8, y + row / 2), &FAINT.mix(0.1))?;
+        }
         // A lane for each rule, so that none hides another.
         for (lane, rule) in (0..).zip(RULES) {
             if let Some(result) = cell.rule(rule) {
@@ -210,8 +214,13 @@ fn sizes(cells: &[&CellResult], svg: &mut String) -> Result<()> {
 
 /// One dot per service and rule.
 fn efficiency(cells: &[&CellResult], svg: &mut String) -> Result<()> {
-    const RULES: [&str; 4] =
-        ["davylamp, tolerance 0, calibrated", "davylamp, tolerance 0", "davylamp", "oracle SPRT"];
+    const RULES: [&str; 5] = [
+        "davylamp, tolerance 0, calibrated",
+        "davylamp, tolerance 0",
+        "davylamp, tolerance 0, finite horizon",
+        "davylamp",
+        "oracle SPRT",
+    ];
     const HIGHEST: f64 = 4.0;
     let canvas = Canvas::new(svg, 860, 420);
     let (left, right, top, bottom) = (60, 830, 56, 360);

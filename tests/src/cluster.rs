@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 
 use crate::{program, root};
 
+/// How late a sample may become visible and still be counted, where nothing disturbs Prometheus.
+pub const DELAY: &str = "3s";
+
 /// What `cluster.json` says.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Description {
@@ -124,19 +127,20 @@ impl Cluster {
             Ok((group.recommended_resources().len() >= 4).then_some(()))
         })
         .await?;
-        self.metric_source(admin, "default", &self.description.prometheus).await
+        self.metric_source(admin, "default", &self.description.prometheus, DELAY).await
     }
 
-    /// A MetricSource with the short times of the tests.
+    /// A MetricSource with the short times of the tests; `delay` is how late a sample may become
+    /// visible and still be counted.
     ///
     /// # Errors
     /// The API server refuses it.
-    pub async fn metric_source(&self, admin: &Client, name: &str, url: &str) -> Result<()> {
+    pub async fn metric_source(&self, admin: &Client, name: &str, url: &str, delay: &str) -> Result<()> {
         let source = json!({
             "apiVersion": "davylamp.dev/v1alpha1",
             "kind": "MetricSource",
             "metadata": {"name": name},
-            "spec": {"url": url, "allowedNamespaces": ["*"], "scrapeInterval": "1s", "delay": "3s"},
+            "spec": {"url": url, "allowedNamespaces": ["*"], "scrapeInterval": "1s", "delay": delay},
         });
         apply(admin, None, &source).await
     }

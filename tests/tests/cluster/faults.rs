@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use davylamp_api::Instant as Time;
 use davylamp_api::status::StateName::{Degraded, Healthy, Judging, Paused};
+use davylamp_tests::cluster::DELAY;
 use davylamp_tests::own_prometheus::OwnPrometheus;
 use davylamp_tests::prometheus::requests;
 use davylamp_tests::shop::{NAME, Options};
@@ -22,7 +23,9 @@ use super::shared::world;
 async fn an_outage_of_prometheus_holds_the_run_and_then_it_goes_on() -> Result<()> {
     let world = world("prometheus-away").await?;
     let mut prometheus = OwnPrometheus::start(world.cluster, &world.namespace).await?;
-    world.cluster.metric_source(&world.client, "prometheus-away", &prometheus.url).await?;
+    // A Prometheus that starts again answers before it has the samples of its first seconds: what is
+    // visible later than the delay is not counted, and here each sample must be.
+    world.cluster.metric_source(&world.client, "prometheus-away", &prometheus.url, "10s").await?;
     let options = Options {
         replicas: 4,
         errors: "5%",
@@ -97,7 +100,7 @@ async fn mute() -> Result<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_abort_takes_two_seconds_though_the_source_never_answers() -> Result<()> {
     let world = world("source-mute").await?;
-    world.cluster.metric_source(&world.client, "mute", &mute().await?).await?;
+    world.cluster.metric_source(&world.client, "mute", &mute().await?, DELAY).await?;
     let options = Options {
         replicas: 2,
         source: "mute".to_owned(),
