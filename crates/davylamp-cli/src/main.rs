@@ -1,0 +1,3 @@
+//! `kubectl davylamp`.
+
+fn main() {}

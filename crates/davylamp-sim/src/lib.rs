@@ -1,0 +1,10 @@
+//! Runs the real controller on a world in one process, in virtual time: [`Scenario`] says what happens, [`Report`] what
+//! came of it. Reads no clock and draws no number that its seed does not give.
+
+mod fault;
+mod report;
+mod scenario;
+
+pub use fault::{Fault, What, When};
+pub use report::{Cohort, Entry, Frame, Kind, Report, Write};
+pub use scenario::{Event, Expect, Happening, Scenario};

@@ -1,0 +1,105 @@
+//! What happens in a simulation: [`Scenario`], as it stands in a YAML file. Only data; nothing here runs.
+
+use davylamp_api::action::Verb;
+use davylamp_api::scalar::{Duration, Percent};
+use davylamp_world::{Incident, Setting};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::fault::Fault;
+
+/// A Rollout, a world, what happens to them, and what is expected.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scenario {
+    /// In one sentence, for people.
+    #[serde(default)]
+    pub description: String,
+    /// The Rollout, as it is applied first: its first container's image is the stable version.
+    pub rollout: Value,
+    /// What else is applied before it: Service, route, `MetricSource`. What is absent is made to suit the Rollout.
+    #[serde(default)]
+    pub objects: Vec<Value>,
+    /// Users, versions, and the cluster's habits.
+    #[serde(default)]
+    pub world: Setting,
+    /// What is done, in the order of time.
+    #[serde(default)]
+    pub events: Vec<Event>,
+    /// What breaks.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+    /// When the simulation ends at the latest. It ends earlier when all events are past and the Rollout is at rest.
+    #[serde(default = "longest")]
+    pub last: Duration,
+    /// What must come of it.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+const fn longest() -> Duration {
+    Duration::from_secs(3_600)
+}
+
+/// Something that is done at a time.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Event {
+    /// After the start.
+    pub at: Duration,
+    /// What.
+    #[serde(rename = "do")]
+    pub what: Happening,
+}
+
+/// What is done.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Happening {
+    /// Another image for the first container: a new version, or an older one again.
+    Release(String),
+    /// A word to the run: `promote`, `abort`, `retry`.
+    Action(Verb),
+    /// Promote through all steps.
+    PromoteFully,
+    /// Another number of pods.
+    Scale(i32),
+    /// A merge patch of the Rollout.
+    Patch(Value),
+    /// A merge patch of the route.
+    PatchRoute(Value),
+    /// An object is created, or replaced.
+    Apply(Value),
+    /// The Rollout is deleted.
+    Delete,
+    /// The Rollout is created again as it was first.
+    Create,
+    /// The route is deleted.
+    DeleteRoute,
+    /// Errors that hit both versions.
+    Incident(Incident),
+    /// This share of the canary's pods is lost, and does not come back before `restore`.
+    Lose(Percent),
+    /// The cluster has room again.
+    Restore,
+    /// Another rate of requests a second.
+    Users(f64),
+    /// The version of this image has no pod that becomes ready from now on, or has again.
+    Ready(bool),
+}
+
+/// What must come of it. What is absent is not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Expect {
+    /// The outcome of the last run, like `Promoted` or `RolledBack`.
+    pub outcome: Option<String>,
+    /// The phase at the end, like `Healthy` or `Paused`.
+    pub phase: Option<String>,
+    /// The image of the stable version at the end.
+    pub stable: Option<String>,
+    /// From the last release until the run ended, at most.
+    pub within: Option<Duration>,
+    /// Requests that no pod answered, at most. Absent: none may be lost.
+    pub lost: Option<u64>,
+}
