@@ -164,11 +164,11 @@ impl World {
                 ]
                 .map(|(key, value)| (key.to_owned(), value.to_owned())),
             );
-            let matches = |labels: &BTreeMap<String, String>, matcher: &Matcher| {
+            let holds = |labels: &BTreeMap<String, String>, matcher: &Matcher| {
                 matcher.is_match(labels.get(&matcher.name).map_or("", String::as_str))
             };
             let of_target = matchers.iter().filter(|matcher| own.contains_key(&matcher.name));
-            if !of_target.into_iter().all(|matcher| matches(&own, matcher)) {
+            if !of_target.into_iter().all(|matcher| holds(&own, matcher)) {
                 continue;
             }
             let series = pod::series(&life.pod, &name, |sample| {
@@ -177,9 +177,9 @@ impl World {
                     && sample.visible <= now
                     && sample.at > inner.forgotten
             });
-            for (labels, samples) in series {
+            for Series { labels, samples } in series {
                 let labels: BTreeMap<String, String> = own.clone().into_iter().chain(labels).collect();
-                if !samples.is_empty() && matchers.iter().all(|matcher| matches(&labels, matcher)) {
+                if !samples.is_empty() && matchers.iter().all(|matcher| holds(&labels, matcher)) {
                     found.push(Series { labels, samples });
                 }
             }

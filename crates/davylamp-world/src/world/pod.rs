@@ -1,10 +1,11 @@
 //! One pod from within: [`Pod`] takes requests, fails some, counts what an application counts, and remembers what was
 //! scraped of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use davylamp_api::scalar::Duration;
 
+use super::Series;
 use super::random::Random;
 use crate::setting::Version;
 
@@ -167,17 +168,13 @@ fn middle(index: usize) -> f64 {
     f64::midpoint(lower, upper)
 }
 
-/// The labels and samples of each series of a pod with this name, at times that `shown` admits.
-pub(super) fn series(
-    pod: &Pod,
-    name: &str,
-    shown: impl Fn(&Sample) -> bool,
-) -> Vec<(BTreeMap<String, String>, Vec<(i64, f64)>)> {
+/// The series of a pod with this name, with the labels that tell them apart, at times that `shown` admits.
+pub(super) fn series(pod: &Pod, name: &str, shown: impl Fn(&Sample) -> bool) -> Vec<Series> {
     let samples: Vec<&Sample> = pod.samples.iter().filter(|sample| shown(sample)).collect();
     let one = |label: Option<(&str, String)>, value: &dyn Fn(&Sample) -> Option<f64>| {
         let labels = label.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let samples = samples.iter().filter_map(|s| value(s).map(|value| (s.at, value))).collect();
-        (labels, samples)
+        Series { labels, samples }
     };
     let count = |n: u64| Some(as_f64(n));
     match name {
@@ -227,7 +224,8 @@ mod tests {
             ..Version::default()
         };
         let pod = pod(version);
-        assert_eq!([0, 10_000, 59_999, 60_000].map(|at| pod.errors(at)), [0.5, 0.01, 0.01, 0.09]);
+        let errors = [0, 10_000, 59_999, 60_000].map(|at| format!("{:.2}", pod.errors(at)));
+        assert_eq!(errors, ["0.50", "0.01", "0.01", "0.09"]);
     }
 
     #[test]
@@ -251,8 +249,7 @@ mod tests {
         pod.draw();
         pod.scrape(1_000, 0.0, Duration::default());
         let series = series(&pod, "http_requests_total", |_| true);
-        let lengths: Vec<_> =
-            series.iter().map(|(labels, samples)| (&labels["code"], samples.len())).collect();
+        let lengths: Vec<_> = series.iter().map(|one| (&one.labels["code"], one.samples.len())).collect();
         assert_eq!(lengths, [(&"200".to_owned(), 1), (&"500".to_owned(), 0)]);
     }
 }

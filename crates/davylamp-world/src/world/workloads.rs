@@ -275,13 +275,13 @@ impl Life {
         }
         let containers = object.pointer("/spec/containers").and_then(Value::as_array);
         let container = |container: &Value| {
-            let state = if running {
+            let doing = if running {
                 json!({"running": {"startedAt": time(self.runs_at)}})
             } else {
                 json!({"waiting": {"reason": "ContainerCreating"}})
             };
             json!({"name": container["name"], "image": container["image"], "imageID": "", "ready": ready,
-                   "started": running, "restartCount": 0, "state": state})
+                   "started": running, "restartCount": 0, "state": doing})
         };
         let statuses: Vec<Value> = containers.into_iter().flatten().map(container).collect();
         let mut status = json!({
@@ -306,8 +306,8 @@ fn replica_sets(look: &Look<'_>) -> i64 {
     let mut next = i64::MAX;
     let mut owned: BTreeMap<String, Vec<Arc<Value>>> = BTreeMap::new();
     for pod in look.server.all(&table("", "pods")) {
-        let owners = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let owner = owners.into_iter().flatten().find(|owner| owner["controller"] == true);
+        let references = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        let owner = references.into_iter().flatten().find(|reference| reference["controller"] == true);
         if let Some(owner) = owner {
             owned.entry(text(owner, "/uid").to_owned()).or_default().push(pod);
         }
@@ -420,32 +420,29 @@ fn endpoint_slices(look: &Look<'_>) {
                 && slice.pointer("/metadata/labels/kubernetes.io~1service-name") == Some(&json!(name))
         });
         let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
-        match found {
-            Some(slice) => {
-                if slice["endpoints"] != json!(endpoints) || slice["metadata"]["labels"] != labels {
-                    let mut changed = (**slice).clone();
-                    changed["endpoints"] = endpoints.into();
-                    changed["metadata"]["labels"] = labels;
-                    let path = format!("{path}/{}", text(slice, "/metadata/name"));
-                    look.write("endpointslice-controller", &Method::PUT, &path, changed);
-                }
+        if let Some(slice) = found {
+            if slice["endpoints"] != json!(endpoints) || slice["metadata"]["labels"] != labels {
+                let mut changed = (**slice).clone();
+                changed["endpoints"] = endpoints.into();
+                changed["metadata"]["labels"] = labels;
+                let path = format!("{path}/{}", text(slice, "/metadata/name"));
+                look.write("endpointslice-controller", &Method::PUT, &path, changed);
             }
-            None => {
-                let slice = json!({
-                    "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                    "metadata": {
-                        "generateName": format!("{name}-"), "labels": labels,
-                        "ownerReferences": [{
-                            "apiVersion": "v1", "kind": "Service", "name": name, "uid": service["metadata"]["uid"],
-                            "controller": true, "blockOwnerDeletion": true,
-                        }],
-                    },
-                    "addressType": "IPv4", "endpoints": endpoints,
-                    "ports": slice_ports(&service),
-                });
-                look.write("endpointslice-controller", &Method::POST, &path, slice);
-            }
+            continue;
         }
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "generateName": format!("{name}-"), "labels": labels,
+                "ownerReferences": [{
+                    "apiVersion": "v1", "kind": "Service", "name": name, "uid": service["metadata"]["uid"],
+                    "controller": true, "blockOwnerDeletion": true,
+                }],
+            },
+            "addressType": "IPv4", "endpoints": endpoints,
+            "ports": slice_ports(&service),
+        });
+        look.write("endpointslice-controller", &Method::POST, &path, slice);
     }
 }
 
