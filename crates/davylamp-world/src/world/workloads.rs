@@ -307,7 +307,8 @@ fn replica_sets(look: &Look<'_>) -> i64 {
     let mut owned: BTreeMap<String, Vec<Arc<Value>>> = BTreeMap::new();
     for pod in look.server.all(&table("", "pods")) {
         let references = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let owner = references.into_iter().flatten().find(|reference| reference["controller"] == true);
+        let is_owner = |one: &&Value| one["controller"] == true;
+        let owner = references.into_iter().flatten().find(is_owner);
         if let Some(owner) = owner {
             owned.entry(text(owner, "/uid").to_owned()).or_default().push(pod);
         }
