@@ -1,5 +1,7 @@
 //! What happens in a simulation: [`Scenario`], as it stands in a YAML file. Only data; nothing here runs.
 
+use std::fmt;
+
 use davylamp_api::action::Verb;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_world::{Incident, Setting};
@@ -86,6 +88,36 @@ pub enum Happening {
     Users(f64),
     /// The version of this image has no pod that becomes ready from now on, or has again.
     Ready(bool),
+}
+
+impl fmt::Display for Happening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Release(image) => write!(f, "release of {image}"),
+            Self::Action(Verb::Promote) => f.write_str("promote"),
+            Self::Action(Verb::Abort) => f.write_str("abort"),
+            Self::Action(Verb::Retry) => f.write_str("retry"),
+            Self::PromoteFully => f.write_str("promote through all steps"),
+            Self::Scale(replicas) => write!(f, "scale to {replicas}"),
+            Self::Patch(patch) => write!(f, "patch of the Rollout: {patch}"),
+            Self::PatchRoute(patch) => write!(f, "patch of the route: {patch}"),
+            Self::Apply(object) => {
+                let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+                write!(f, "apply of {}/{}", text("/kind"), text("/metadata/name"))
+            }
+            Self::Delete => f.write_str("the Rollout is deleted"),
+            Self::Create => f.write_str("the Rollout is created again"),
+            Self::DeleteRoute => f.write_str("the route is deleted"),
+            Self::Incident(Incident { last, errors }) => {
+                write!(f, "incident: {errors} more of all requests fail, for {last}")
+            }
+            Self::Lose(share) => write!(f, "{share} of the canary's pods are lost"),
+            Self::Restore => f.write_str("the cluster has room again"),
+            Self::Users(rate) => write!(f, "{rate} requests a second from now on"),
+            Self::Ready(true) => f.write_str("pods of the newest version become ready again"),
+            Self::Ready(false) => f.write_str("no pod of the newest version becomes ready any more"),
+        }
+    }
 }
 
 /// What must come of it. What is absent is not looked at.
