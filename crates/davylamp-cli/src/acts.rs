@@ -1,0 +1,91 @@
+//! The story of the demo: three scenarios, told as they happen. Each figure is taken from a run.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use davylamp_sim::{Report, Scenario, simulate};
+
+use crate::figures::counted;
+use crate::input;
+use crate::pace::Speed;
+use crate::show::Show;
+use crate::summary::{met, outcome};
+
+struct Act {
+    title: &'static str,
+    file: &'static str,
+    text: &'static str,
+}
+
+macro_rules! act {
+    ($title:literal, $file:literal) => {
+        Act {
+            title: $title,
+            file: concat!("examples/scenarios/", $file),
+            text: include_str!(concat!("../../../examples/scenarios/", $file)),
+        }
+    };
+}
+
+const ACTS: [Act; 3] = [
+    act!("A good version", "good.yaml"),
+    act!("A bad version", "bad.yaml"),
+    act!("The controller is killed", "killed.yaml"),
+];
+
+/// Plays all of them; whether all came that they expect.
+pub(crate) fn acts<W: Write>(show: &mut Show<W>, seed: u64, speed: Speed) -> Result<bool> {
+    let mut expected = true;
+    for (number, act) in (1..).zip(&ACTS) {
+        let scenario = act.scenario()?;
+        show.title(&format!("{number} of {}: {}", ACTS.len(), act.title));
+        show.say(&format!("{}\n\n", scenario.description));
+        let report = show.run(&scenario, seed, speed).context(act.file)?;
+        show.say(&format!("\n{}", figures(&report)));
+        if !scenario.faults.is_empty() {
+            let calm = Scenario { faults: Vec::new(), ..scenario };
+            show.say(&compared(&report, &simulate(&calm, seed, &mut |_| {})?));
+        }
+        show.say(&format!("  again: kubectl davylamp simulate -f {} --seed {seed}\n\n", act.file));
+        for failure in &report.failures {
+            show.say(&format!("  FAILED: {failure}"));
+        }
+        expected &= report.failures.is_empty();
+    }
+    Ok(expected)
+}
+
+impl Act {
+    fn scenario(&self) -> Result<Scenario> {
+        input::scenario(self.text, self.file)
+    }
+}
+
+fn figures(report: &Report) -> String {
+    let requests = report.versions.values().map(|version| version.requests).sum();
+    format!(
+        "  {}; stable is {}.\n  {}, {} lost; {} because of the canary.",
+        outcome(report),
+        report.stable,
+        counted(requests, "request"),
+        report.lost,
+        met(report.errors_of_canary),
+    )
+}
+
+/// What a fault changed in the end.
+fn compared(report: &Report, calm: &Report) -> String {
+    let objects = report.objects.len() as u64;
+    if report.objects == calm.objects {
+        format!(
+            "  Without the fault the same seed ends alike: {} with the same content.",
+            counted(objects, "object")
+        )
+    } else {
+        format!(
+            "  Without the fault the same seed ends otherwise: {}; stable is {}.",
+            outcome(calm),
+            calm.stable
+        )
+    }
+}
