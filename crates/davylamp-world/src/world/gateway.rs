@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::workloads::{Look, time};
-use crate::kinds::Table;
+use super::workloads::{Look, table, time};
 use crate::server::write::text;
 use crate::store::Key;
 
@@ -35,9 +34,7 @@ pub(super) struct Gateway {
 impl Gateway {
     /// The newest routing that is due; and when there is more to do.
     pub(super) fn look(&mut self, look: &Look<'_>) -> (Option<Routing>, i64) {
-        let all = |group: &str, plural: &str| {
-            look.server.all(&Table { group: group.to_owned(), plural: plural.to_owned() })
-        };
+        let all = |group: &str, plural: &str| look.server.all(&table(group, plural));
         let routes = all(API, "httproutes");
         let endpoints = Endpoints::read(&all("discovery.k8s.io", "endpointslices"));
         let wanted = routes.first().map_or_else(

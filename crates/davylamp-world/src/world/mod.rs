@@ -27,6 +27,17 @@ const REACTION: Duration = Duration::from_millis(50);
 /// From a deletion until what belongs to the object goes.
 const GARBAGE: Duration = Duration::from_millis(200);
 
+/// What the cluster's parts look at: a change of nothing else concerns them.
+const SEEN: [(&str, &str); 7] = [
+    ("", "pods"),
+    ("", "services"),
+    ("apps", "replicasets"),
+    ("discovery.k8s.io", "endpointslices"),
+    ("gateway.networking.k8s.io", "gatewayclasses"),
+    ("gateway.networking.k8s.io", "gateways"),
+    ("gateway.networking.k8s.io", "httproutes"),
+];
+
 /// A cluster with its users, in one process. Clones are the same world.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -41,6 +52,9 @@ struct Inner {
     workloads: Workloads,
     gateway: Gateway,
     users: Users,
+    /// What the cluster's parts have seen, and when they have more to do.
+    seen: [u64; 7],
+    due: i64,
     /// Samples until then are forgotten.
     forgotten: i64,
     tally: Tally,
@@ -75,6 +89,8 @@ impl World {
             workloads: Workloads::default(),
             gateway: Gateway::default(),
             users: Users::new(setting.users.clone(), config.seed, now),
+            seen: [0; 7],
+            due: i64::MIN,
             forgotten: i64::MIN,
             tally: Tally::default(),
             setting,
@@ -201,6 +217,7 @@ impl World {
         let inner = &mut *self.inner();
         inner.users.advance(&mut inner.workloads.pods, now);
         change(inner, now);
+        inner.due = now;
         self.server.inner.written.notify_one();
     }
 
@@ -209,13 +226,21 @@ impl World {
         let now = self.now();
         let inner = &mut *self.inner();
         inner.users.advance(&mut inner.workloads.pods, now);
-        let look = Look { server: &self.server, setting: &inner.setting, seed: inner.seed, now };
-        let mut next = inner.workloads.look(&look);
-        let (routing, due) = inner.gateway.look(&look);
-        if let Some(routing) = routing {
-            inner.users.follow(routing);
+        let seen = {
+            let state = self.server.state();
+            SEEN.map(|(group, plural)| state.store.last(&workloads::table(group, plural)))
+        };
+        if seen != inner.seen || now >= inner.due {
+            inner.seen = seen;
+            let look = Look { server: &self.server, setting: &inner.setting, seed: inner.seed, now };
+            let workloads = inner.workloads.look(&look);
+            let (routing, gateway) = inner.gateway.look(&look);
+            if let Some(routing) = routing {
+                inner.users.follow(routing);
+            }
+            inner.due = workloads.min(gateway);
         }
-        next = next.min(due).min(inner.users.next()).min(inner.scrape(now));
+        let next = inner.due.min(inner.users.next()).min(inner.scrape(now));
         let wait = u64::try_from(next.saturating_sub(now)).unwrap_or(0);
         Instant::now() + Duration::from_millis(wait.min(86_400_000))
     }

@@ -66,7 +66,7 @@ pub(super) struct Workloads {
     unready_images: BTreeSet<String>,
 }
 
-fn table(group: &str, plural: &str) -> Table {
+pub(super) fn table(group: &str, plural: &str) -> Table {
     Table { group: group.to_owned(), plural: plural.to_owned() }
 }
 
