@@ -2,14 +2,17 @@
 
 use davylamp_api::scalar::Duration;
 use serde::{Deserialize, Serialize};
+use serde_yaml::with::singleton_map;
 
 /// Something breaks at a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Fault {
     /// When.
+    #[serde(with = "singleton_map")]
     pub when: When,
     /// What.
+    #[serde(with = "singleton_map")]
     pub what: What,
 }
 

@@ -7,6 +7,7 @@ use davylamp_api::scalar::{Duration, Percent};
 use davylamp_world::{Incident, Setting};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_yaml::with::singleton_map;
 
 use crate::fault::Fault;
 
@@ -50,7 +51,7 @@ pub struct Event {
     /// After the start.
     pub at: Duration,
     /// What.
-    #[serde(rename = "do")]
+    #[serde(rename = "do", with = "singleton_map")]
     pub what: Happening,
 }
 

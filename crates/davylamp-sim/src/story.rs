@@ -203,7 +203,7 @@ impl Story {
             let of = seen.status.step.as_ref().map_or(0, |step| step.of);
             let step = if record.step > 0 && of > 0 { format!(" (step {}/{of}, {})", record.step, record.weight) } else { String::new() };
             let DecisionRecord { from, to, rule, message, .. } = record;
-            let arrow = if from == to { to.clone() } else { format!("{from} → {to}") };
+            let arrow = if from.is_empty() || from == to { to.clone() } else { format!("{from} → {to}") };
             self.tell(Entry { at_ms, kind: Kind::Decision, text: format!("{arrow}{step} · {rule}: {message}") });
             if let Some(outcome) = &pending.outcome {
                 self.outcome = Some(outcome.clone());
