@@ -105,6 +105,12 @@ impl<W: Write> Show<W> {
         self.failed.take().map_or(Ok(()), Err)
     }
 
+    /// Where it was written.
+    #[cfg(test)]
+    pub(crate) const fn written(&self) -> &W {
+        &self.out
+    }
+
     fn rows(&self, entries: &[Entry]) -> Vec<String> {
         let width = self.width();
         entries.iter().flat_map(|entry| rows(entry, width, self.colour)).collect()
@@ -233,7 +239,7 @@ mod tests {
         show.frame(&Frame { news: news.clone(), ..Frame::default() }, true);
         show.frame(&Frame::default(), true);
         show.end(&[entry("one"), entry("two")]);
-        let text = String::from_utf8(show.out.clone()).unwrap();
+        let text = String::from_utf8(show.written().clone()).unwrap();
         assert_eq!(text, "    1:01  event     one\n    1:01  event     two\n");
     }
 
@@ -254,7 +260,7 @@ mod tests {
         let height = show.drawn.len();
         show.frame(&Frame::default(), true);
         show.end(&[]);
-        let text = String::from_utf8(show.out.clone()).unwrap();
+        let text = String::from_utf8(show.written().clone()).unwrap();
         assert_eq!(text.matches(&format!("\u{1b}[{height}A")).count(), 2);
         assert_eq!((text.matches("\u{1b}[?25l").count(), text.matches("\u{1b}[?25h").count()), (1, 1));
         assert!(text.ends_with("\u{1b}[J\u{1b}[?25h"));

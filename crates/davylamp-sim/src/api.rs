@@ -59,7 +59,8 @@ impl FaultyApi {
         let (head, body) = request.into_parts();
         let body = body.collect_bytes().await.map_err(Error::other)?;
         let path = head.uri.path().to_owned();
-        let is_watch = head.uri.query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
+        let is_watch =
+            head.uri.query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
         let (is_read, is_lease) = (head.method == Method::GET, path.contains("/leases"));
         let verb = head.method.to_string();
         let digest = if is_read { String::new() } else { digest(&body) };
@@ -72,7 +73,11 @@ impl FaultyApi {
             if is_lease && !is_read && response.status().is_success() {
                 self.faults.leads(self.process);
             }
-            return Ok(if is_watch { response.map(|body| self.told(body, path)) } else { response.map(real) });
+            return Ok(if is_watch {
+                response.map(|body| self.told(body, path))
+            } else {
+                response.map(real)
+            });
         }
 
         let write = Write { at_ms: self.faults.now_ms(), verb, path, code: 0, digest };
@@ -114,7 +119,8 @@ impl FaultyApi {
 
     fn told(self, body: davylamp_world::Body, path: String) -> Body {
         let outages = self.faults.outages();
-        let told = Told { api: self, body, path, lines: VecDeque::new(), gone_at: None, ended: false, outages };
+        let told =
+            Told { api: self, body, path, lines: VecDeque::new(), gone_at: None, ended: false, outages };
         let lines = futures::stream::unfold(told, |mut told| async move {
             let line = told.next().await?;
             Some((line.map(Frame::data), told))
@@ -139,14 +145,24 @@ fn digest(body: &[u8]) -> String {
 /// As a server says it.
 fn refusal(code: u16) -> Response<Body> {
     let (reason, message) = match code {
-        409 => ("Conflict", "the object has been modified; please apply your changes to the latest version and try again"),
-        429 => ("TooManyRequests", "the server has received too many requests and has asked us to try again later"),
+        409 => (
+            "Conflict",
+            "the object has been modified; please apply your changes to the latest version and try again",
+        ),
+        429 => (
+            "TooManyRequests",
+            "the server has received too many requests and has asked us to try again later",
+        ),
         500 => ("InternalError", "Internal error occurred: etcdserver: leader changed"),
-        504 => ("Timeout", "Timeout: request did not complete within requested timeout - context deadline exceeded"),
+        504 => (
+            "Timeout",
+            "Timeout: request did not complete within requested timeout - context deadline exceeded",
+        ),
         _ => ("", "the server was unable to complete the request"),
     };
     let status = status(code, reason, message);
-    let mut response = Response::new(Full::new(Bytes::from(status)).map_err(|never| match never {}).boxed_unsync());
+    let mut response =
+        Response::new(Full::new(Bytes::from(status)).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response
 }

@@ -240,7 +240,10 @@ impl Faults {
                 }
                 Some(What::DoneBut(code)) => {
                     course = Course::DoneBut(code);
-                    self.tell(&mut state, format!("write {number} is done, but answered with {code}: {asked}"));
+                    self.tell(
+                        &mut state,
+                        format!("write {number} is done, but answered with {code}: {asked}"),
+                    );
                 }
                 _ => {}
             },

@@ -36,7 +36,8 @@ impl Names {
         let text = |path: &str| rollout.pointer(path).and_then(Value::as_str).map(str::to_owned);
         let name = text("/metadata/name").ok_or(SimError::Nameless)?;
         let traffic = rollout.pointer("/spec/strategy/traffic").and_then(Value::as_array);
-        let routes = traffic.into_iter().flatten().filter_map(|t| t.pointer("/gatewayAPI/routes")?.as_array());
+        let routes =
+            traffic.into_iter().flatten().filter_map(|t| t.pointer("/gatewayAPI/routes")?.as_array());
         let routes = routes.flatten().filter_map(|route| route.get("name")?.as_str());
         Ok(Self {
             namespace: text("/metadata/namespace").unwrap_or_else(|| "default".to_owned()),

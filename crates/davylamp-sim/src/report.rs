@@ -32,7 +32,7 @@ pub struct Report {
     pub versions: BTreeMap<String, Cohort>,
     /// Errors of versions on trial beyond those that the stable version would have made.
     pub errors_of_canary: f64,
-    /// Requests that no pod answered.
+    /// Requests that no pod answered, since the first that one did.
     pub lost: u64,
     /// Each write of the controller, its lease not among them.
     pub writes: Vec<Write>,
@@ -123,7 +123,7 @@ pub struct Frame {
     pub running: bool,
     /// Entries since the frame before.
     pub news: Vec<Entry>,
-    /// Requests that no pod answered, so far.
+    /// Requests that no pod answered, so far, since the first that one did.
     pub lost: u64,
     /// Requests so far.
     pub requests: u64,

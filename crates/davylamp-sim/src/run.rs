@@ -56,11 +56,7 @@ pub enum SimError {
 
 /// Runs a scenario from a seed to its end; `watch` sees a frame each virtual second, and may block the thread: that is how a
 /// speed is kept. Not to be called from async code, for it is a runtime of its own.
-pub fn simulate(
-    scenario: &Scenario,
-    seed: u64,
-    watch: &mut dyn FnMut(&Frame),
-) -> Result<Report, SimError> {
+pub fn simulate(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&Frame)) -> Result<Report, SimError> {
     // The back-off of kube draws from this thread's generator.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
@@ -195,7 +191,8 @@ impl<'a> Simulation<'a> {
     /// Everything whose time has come. Whether there was something.
     async fn happen(&mut self, now: Instant) -> Result<bool, SimError> {
         let mut any = false;
-        while let Some(event) = self.scenario.events.get(self.events).filter(|event| self.at(event.at) <= now) {
+        while let Some(event) = self.scenario.events.get(self.events).filter(|event| self.at(event.at) <= now)
+        {
             self.events += 1;
             any = true;
             let at_ms = self.faults.now_ms();
@@ -241,7 +238,8 @@ impl<'a> Simulation<'a> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let metrics = self.metrics.clone();
         let handle = self.processes.tasks.spawn(async move {
-            let run = davylamp_controller::run(client, clock, metrics, listener, config, std::future::pending());
+            let run =
+                davylamp_controller::run(client, clock, metrics, listener, config, std::future::pending());
             let ended = Box::pin(run).await;
             (process, ended.map_or_else(|error| error.to_string(), |()| "it was told to".to_owned()))
         });
@@ -323,7 +321,10 @@ impl<'a> Simulation<'a> {
             "apiVersion": "davylamp.dev/v1alpha1", "kind": "RolloutAction",
             "metadata": {"name": format!("{}-{}", self.names.name, self.actions)}, "spec": spec,
         });
-        self.user.ask(Method::POST, &self.names.ours("rolloutactions"), Form::Whole, &object).await.map(|_| ())
+        self.user
+            .ask(Method::POST, &self.names.ours("rolloutactions"), Form::Whole, &object)
+            .await
+            .map(|_| ())
     }
 
     async fn end(mut self, seed: u64) -> Result<Report, SimError> {

@@ -40,6 +40,10 @@ pub(crate) struct Story {
     told: (String, i64),
     timeline: Vec<Entry>,
     shown: usize,
+    /// A request was answered.
+    open: bool,
+    /// What was lost before: nobody can promise anything until a first version is ready.
+    before_opening: u64,
     /// After each second, the newest last.
     tallies: VecDeque<Tally>,
     /// The stable version's share of errors when it last had requests.
@@ -141,6 +145,8 @@ impl Story {
             told: (String::new(), 0),
             timeline: Vec::new(),
             shown: 0,
+            open: false,
+            before_opening: 0,
             tallies: VecDeque::from([Tally::default()]),
             usual: 0.0,
             errors_of_canary: 0.0,
@@ -201,10 +207,18 @@ impl Story {
             }
             self.told.1 = record.number;
             let of = seen.status.step.as_ref().map_or(0, |step| step.of);
-            let step = if record.step > 0 && of > 0 { format!(" (step {}/{of}, {})", record.step, record.weight) } else { String::new() };
+            let step = if record.step > 0 && of > 0 {
+                format!(" (step {}/{of}, {})", record.step, record.weight)
+            } else {
+                String::new()
+            };
             let DecisionRecord { from, to, rule, message, .. } = record;
             let arrow = if from.is_empty() || from == to { to.clone() } else { format!("{from} → {to}") };
-            self.tell(Entry { at_ms, kind: Kind::Decision, text: format!("{arrow}{step} · {rule}: {message}") });
+            self.tell(Entry {
+                at_ms,
+                kind: Kind::Decision,
+                text: format!("{arrow}{step} · {rule}: {message}"),
+            });
             if let Some(outcome) = &pending.outcome {
                 self.outcome = Some(outcome.clone());
                 self.took_ms = self.released_ms.map(|released| at_ms.saturating_sub(released));
@@ -240,7 +254,12 @@ impl Story {
 
     /// A second has passed.
     #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
-    pub(crate) fn frame(&mut self, at: Duration, tally: Tally, running: bool) -> Frame {
+    pub(crate) fn frame(&mut self, at: Duration, mut tally: Tally, running: bool) -> Frame {
+        if !self.open {
+            self.before_opening = tally.lost;
+            self.open = tally.versions.values().any(|(requests, _)| *requests > 0);
+        }
+        tally.lost = tally.lost.saturating_sub(self.before_opening);
         let news = self.timeline.get(self.shown..).unwrap_or_default().to_vec();
         self.shown = self.timeline.len();
         let mut frame = Frame { at, running, news, lost: tally.lost, ..Frame::default() };
@@ -259,7 +278,9 @@ impl Story {
         }
         let (first, last) = (self.tallies.front(), self.tallies.back());
         let since = |from: Option<&Tally>, image: &str| -> (f64, f64) {
-            let of = |tally: Option<&Tally>| tally.and_then(|t| t.versions.get(image)).copied().unwrap_or_default();
+            let of = |tally: Option<&Tally>| {
+                tally.and_then(|t| t.versions.get(image)).copied().unwrap_or_default()
+            };
             let ((r0, e0), (r1, e1)) = (of(from), of(last));
             (r1.saturating_sub(r0) as f64, e1.saturating_sub(e0) as f64)
         };
@@ -304,7 +325,7 @@ impl Story {
             runs: self.decisions,
             versions: tally.versions.iter().map(cohort).collect(),
             errors_of_canary: self.errors_of_canary,
-            lost: tally.lost,
+            lost: tally.lost.saturating_sub(self.before_opening),
             ..Report::default()
         }
     }

@@ -53,7 +53,13 @@ impl User {
         Self { server, namespace }
     }
 
-    async fn send(&self, method: Method, path: &str, form: Form, body: &Value) -> http::Response<davylamp_world::Body> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        form: Form,
+        body: &Value,
+    ) -> http::Response<davylamp_world::Body> {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
@@ -69,7 +75,13 @@ impl User {
     }
 
     /// One request and its answer.
-    pub(crate) async fn ask(&self, method: Method, path: &str, form: Form, body: &Value) -> Result<Value, Refused> {
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        form: Form,
+        body: &Value,
+    ) -> Result<Value, Refused> {
         let response = self.send(method, path, form, body).await;
         let code = response.status().as_u16();
         let Ok(body) = response.into_body().collect().await;

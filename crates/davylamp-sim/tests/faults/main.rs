@@ -137,7 +137,9 @@ fn on_all_cores<T: Sync, R: Send>(list: &[T], work: impl Fn(&T) -> R + Sync) -> 
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
-                while let Some((index, item)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, list.get(i)?))) {
+                while let Some((index, item)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, list.get(i)?)))
+                {
                     let result = work(item);
                     results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
                 }
@@ -187,7 +189,8 @@ fn each_story_ends_the_same_whatever_breaks() {
     assert!(!cases.is_empty(), "no story or fault is named {chosen:?}");
     let failures = on_all_cores(&cases, |case| {
         let difference = run(case)?;
-        let reason = MAY_DIFFER.iter().find(|(story, fault, _)| *story == case.story && case.name.contains(fault));
+        let reason =
+            MAY_DIFFER.iter().find(|(story, fault, _)| *story == case.story && case.name.contains(fault));
         reason.is_none().then(|| format!("DAVYLAMP_FAULTS={:?}, seed {SEED}:\n{difference}", case.name))
     });
     let failures: Vec<_> = failures.into_iter().flatten().collect();
