@@ -2,7 +2,7 @@
 //! before, and gives the words of a refusal. The language is the crate `kube-cel`, with the functions of Kubernetes.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use kube_cel::KubeCelExt;
 use kube_cel::cel::objects::{Key, Map};
@@ -10,6 +10,9 @@ use kube_cel::cel::{Context, Program, Value as Cel};
 use serde_json::Value;
 
 use super::{At, Type};
+
+/// The functions that rules may call; to make this costs more than most rules.
+static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
 
 /// A compiled rule.
 pub(crate) struct Rule {
@@ -53,14 +56,14 @@ impl Rule {
     }
 
     /// None when the rule holds, or has nothing to say: about a change, when there is none.
-    pub(crate) fn check(&self, at: At<'_>, value: &Value, before: Option<&Value>) -> Option<Broken> {
+    pub(crate) fn check(&self, value: &Cel, before: Option<&Cel>) -> Option<Broken> {
         if self.transition && before.is_none() {
             return None;
         }
-        let mut context = Context::default().with_all();
-        context.add_variable_from_value("self", cel(Some(at), value));
+        let mut context = FUNCTIONS.new_inner_scope();
+        context.add_variable_from_value("self", value.clone());
         if let Some(before) = before {
-            context.add_variable_from_value("oldSelf", cel(Some(at), before));
+            context.add_variable_from_value("oldSelf", before.clone());
         }
         let words = match self.program.execute(&context) {
             Ok(Cel::Bool(true)) => return None,
@@ -81,7 +84,7 @@ impl Rule {
 }
 
 /// A value as CEL has it; the schema says which numbers are whole.
-fn cel(at: Option<At<'_>>, value: &Value) -> Cel {
+pub(super) fn cel(at: Option<At<'_>>, value: &Value) -> Cel {
     match value {
         Value::Null => Cel::Null,
         Value::Bool(flag) => Cel::Bool(*flag),

@@ -4,6 +4,7 @@
 use davylamp_api::Instant;
 use serde_json::Value;
 
+use super::cel::{Broken, cel};
 use super::fill::join;
 use super::{At, Limits, ListType, Type};
 use crate::refusal::{Problem, Wrong};
@@ -73,7 +74,13 @@ fn rules(at: At<'_>, value: &Value, before: Option<&Value>, path: &str, found: &
     if before == Some(value) || (value.is_null() && node.nullable) {
         return;
     }
-    for broken in node.rules.iter().filter_map(|rule| rule.check(at, value, before)) {
+    let broken: Vec<Broken> = if node.rules.is_empty() {
+        Vec::new()
+    } else {
+        let (now, before) = (cel(Some(at), value), before.map(|before| cel(Some(at), before)));
+        node.rules.iter().filter_map(|rule| rule.check(&now, before.as_ref())).collect()
+    };
+    for broken in broken {
         let scalar = !matches!(value, Value::Object(_) | Value::Array(_));
         found.push(Problem {
             what: Wrong::Invalid,
