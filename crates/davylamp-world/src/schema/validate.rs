@@ -4,9 +4,8 @@
 use davylamp_api::Instant;
 use serde_json::Value;
 
-use super::cel::{Broken, cel};
 use super::fill::join;
-use super::{At, Limits, ListType, Type};
+use super::{At, Limits, ListType, Type, cel};
 use crate::refusal::{Problem, Wrong};
 
 /// Checks structure first, and the rules only when nothing there is in their way.
@@ -74,13 +73,7 @@ fn rules(at: At<'_>, value: &Value, before: Option<&Value>, path: &str, found: &
     if before == Some(value) || (value.is_null() && node.nullable) {
         return;
     }
-    let broken: Vec<Broken> = if node.rules.is_empty() {
-        Vec::new()
-    } else {
-        let (now, before) = (cel(Some(at), value), before.map(|before| cel(Some(at), before)));
-        node.rules.iter().filter_map(|rule| rule.check(&now, before.as_ref())).collect()
-    };
-    for broken in broken {
+    for broken in cel::broken(&node.rules, at, value, before) {
         let scalar = !matches!(value, Value::Object(_) | Value::Array(_));
         found.push(Problem {
             what: Wrong::Invalid,
