@@ -232,7 +232,7 @@ impl Story {
 
     /// Percent of the canary in the first rule that names it.
     fn carried(&self, route: &Value) -> Option<f64> {
-        let rules = route.pointer("/spec/rules")?.as_array()?.iter();
+        let mut rules = route.pointer("/spec/rules")?.as_array()?.iter();
         let weights = |rule: &Value| {
             let backends = rule.get("backendRefs").and_then(Value::as_array)?;
             let weight = |name: &str| {
@@ -242,7 +242,7 @@ impl Story {
             };
             Some((weight(&self.names.stable)?, weight(&self.names.canary)?))
         };
-        let (stable, canary) = rules.filter_map(weights).next()?;
+        let (stable, canary) = rules.find_map(weights)?;
         (stable + canary > 0.0).then(|| 100.0 * canary / (stable + canary))
     }
 
