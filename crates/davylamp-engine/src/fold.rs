@@ -67,6 +67,9 @@ struct Round {
     counts: Vec<Counts>,
     canary_present: bool,
     baseline_present: bool,
+    /// Requests after the settle time, of pods that are not yet warm as well.
+    canary_seen: f64,
+    baseline_seen: f64,
 }
 
 /// What was not seen lately.
@@ -208,9 +211,12 @@ impl<'a> Fold<'a> {
                     } else {
                         round.baseline_present = true;
                     }
-                    if increment.from >= self.checkpoint.from
-                        && warm.is_some_and(|warm| increment.from >= warm)
-                    {
+                    if increment.from < self.checkpoint.from {
+                        continue;
+                    }
+                    let seen = if canary { &mut round.canary_seen } else { &mut round.baseline_seen };
+                    *seen += increment.total;
+                    if warm.is_some_and(|warm| increment.from >= warm) {
                         add(&mut round.counts[m], increment, canary);
                     }
                 }
@@ -256,9 +262,8 @@ impl<'a> Fold<'a> {
     }
 
     fn count_silence(&mut self, round: &Round) {
-        let (canary, baseline) =
-            round.counts.iter().fold((0.0, 0.0), |(c, b), n| (c + n.n_canary, b + n.n_baseline));
-        // Rounds that settle and warm-up leave out say nothing about silence.
+        let (canary, baseline) = (round.canary_seen, round.baseline_seen);
+        // Rounds that the settle time leaves out say nothing about silence.
         if round.end - self.interval < self.checkpoint.from {
             return;
         }
@@ -274,7 +279,7 @@ impl<'a> Fold<'a> {
         silent.baseline_meanwhile = silent.baseline_meanwhile.clamp(0.0, MOST);
     }
 
-    /// What was not seen for three blocks. Warm-up is no silence: it is known that nothing counts yet.
+    /// What was not seen for three blocks. Warm-up is no silence: what does not count yet is seen.
     pub(crate) fn missing(&self) -> Option<Missing> {
         let silent = &self.checkpoint.silent;
         let long = SILENT_BLOCKS * self.block;

@@ -148,6 +148,21 @@ fn young_pods_are_left_out_in_both_cohorts() {
 }
 
 #[test]
+fn a_canary_that_warms_up_is_not_silent() {
+    let plan = plan();
+    let all = world(&[(0.0, 100.0); 12], &[(0.0, 100.0); 12]);
+    let mut observed = pods(LONG_AGO);
+    let canary = observed.revisions.get_mut("new").unwrap();
+    canary.pods.insert("shop-new-1".to_owned(), Pod { ready_at: Some(time(T0 + 60 * SECOND)) });
+    let mut fold = Fold::new(&plan, &opened(&plan), Percent::from_basis_points(5_000), Percent::FULL);
+    fold.take(&samples(T0 + SETTLE, T0 + 150 * SECOND, &all), &observed, &cohorts());
+    while let Some(look) = fold.look() {
+        assert!(fold.missing().is_none(), "its requests are seen, {} s after the weight", (look - T0) / SECOND);
+    }
+    assert_eq!(exposure(&fold.checkpoint(time(T0))), (100.0, 100.0), "and do not count before it is warm");
+}
+
+#[test]
 fn two_targets_of_one_pod_do_not_double_the_evidence() {
     let plan = plan();
     let mut all = world(&[(5.0, 100.0); 8], &[(1.0, 100.0); 8]);
