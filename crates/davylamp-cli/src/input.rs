@@ -116,6 +116,8 @@ fn change(
 /// A scenario, and what of the files has no part in it.
 #[derive(Debug)]
 pub(crate) struct Input {
+    /// Where it comes from.
+    pub(crate) name: String,
     pub(crate) scenario: Scenario,
     pub(crate) notes: Vec<String>,
 }
@@ -164,7 +166,9 @@ fn parse(texts: &[(String, String)]) -> Result<Input> {
     }
     match documents.as_slice() {
         [] => bail!("{}: nothing in it; write a scenario or a Rollout", names(texts)),
-        [one] if one.value.get("kind").is_none() => Ok(Input { scenario: typed(one)?, notes: Vec::new() }),
+        [one] if one.value.get("kind").is_none() => {
+            Ok(Input { name: one.file.clone(), scenario: typed(one)?, notes: Vec::new() })
+        }
         _ => manifests(documents, texts),
     }
 }
@@ -227,7 +231,7 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
         let found: Vec<_> = rollouts.iter().map(|(file, name, _)| format!("{name} in {file}")).collect();
         bail!("{} Rollouts ({}): give one", found.len(), found.join(", "));
     }
-    let Some((_, name, mut rollout)) = rollouts.pop() else {
+    let Some((file, name, mut rollout)) = rollouts.pop() else {
         bail!(
             "{}: no Rollout in it; write one, or a scenario (`rollout:` and what happens to it)",
             names(texts)
@@ -245,7 +249,7 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
         events: vec![Event { at: RELEASE, what: Happening::Release(released) }],
         ..Scenario::default()
     };
-    Ok(Input { scenario, notes })
+    Ok(Input { name: file, scenario, notes })
 }
 
 const IMAGE: &str = "/spec/template/spec/containers/0/image";
@@ -337,7 +341,7 @@ status: {phase: Healthy}
 
     #[test]
     fn the_image_of_a_rollout_is_what_is_released() {
-        let Input { scenario, notes } = parse(&texts(&[ROLLOUT])).unwrap();
+        let Input { scenario, notes, .. } = parse(&texts(&[ROLLOUT])).unwrap();
         assert_eq!(image(&scenario.rollout), Some("shop:stable"));
         assert_eq!(scenario.rollout["metadata"], json!({"name": "shop"}));
         assert_eq!(scenario.rollout.get("status"), None);
@@ -374,7 +378,7 @@ kind: List
 items:
 - {kind: HTTPRoute, metadata: {name: shop}}
 ";
-        let Input { scenario, notes } = parse(&texts(&[ROLLOUT, beside])).unwrap();
+        let Input { scenario, notes, .. } = parse(&texts(&[ROLLOUT, beside])).unwrap();
         let kinds: Vec<_> = scenario.objects.iter().map(|object| object["kind"].clone()).collect();
         assert_eq!(kinds, ["Service", "HTTPRoute"]);
         assert_eq!(notes, ["2.yaml: HorizontalPodAutoscaler shop has no part in the simulation"]);
@@ -395,7 +399,8 @@ items:
     fn refusals_name_the_field() {
         let wrong = |rest: &str| refusal(&[&format!("rollout:{}\n{rest}", indented(ROLLOUT))]);
         assert!(
-            wrong("events: [{at: 1m, do: {relase: x}}]").starts_with("1.yaml: events[0].do: unknown variant")
+            wrong("events: [{at: 1m, do: {relase: x}}]")
+                .starts_with("1.yaml: events[0].do.relase: unknown variant")
         );
         assert!(wrong("world: {users: {daily: 5}}").starts_with("1.yaml: world.users.daily: "));
         assert!(wrong("expects: {}").starts_with("1.yaml: expects: unknown field"));
