@@ -32,11 +32,9 @@ pub enum Effect {
     CreateRun(String, Box<RolloutRunSpec>),
     /// Our finalizer comes or goes.
     Finalizer(bool),
-    /// The template of a revision is kept.
-    CreateRevision(Hash, i64),
     /// A Service is created, or takes what it should be.
     Service(Role, String, Hash),
-    /// A `ReplicaSet` is created; the number is that of its revision.
+    /// The template of a revision is kept, and only then its `ReplicaSet` created; the number is that of the revision.
     CreateReplicaSet(Hash, i64, i32),
     /// An orphan becomes ours.
     Adopt(Hash),
@@ -117,12 +115,6 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
     // What an orphaning deletion lets go must not be taken back: it would be deleted with its owner.
     let deleting = subject.view.metadata.deletion_timestamp.is_some();
     // Nor is anything made anew for a Rollout that goes; in a namespace that goes as well, nothing can be.
-    for (hash, number) in &desired.revisions {
-        // It is made with its ReplicaSet, and before it: the template is kept first.
-        if !deleting && !sets.contains_key(hash) && desired.sizes.contains_key(hash) {
-            effects.push(Effect::CreateRevision(hash.clone(), *number));
-        }
-    }
     if let Some(names) = subject.service_names() {
         for (role, hash) in &desired.selectors {
             let name = match role {
@@ -274,7 +266,6 @@ impl Applier {
             Effect::FillReplicas(size) => self.fill_replicas(subject, *size).await,
             Effect::CreateRun(name, spec) => self.create_run(subject, name, spec, memories).await,
             Effect::Finalizer(on) => self.finalizer(subject, *on).await,
-            Effect::CreateRevision(hash, number) => self.create_revision(subject, hash, *number).await,
             Effect::Service(role, name, hash) => self.service(subject, *role, name, hash, caches).await,
             Effect::CreateReplicaSet(hash, number, size) => {
                 self.create_replica_set(subject, hash, *number, *size, caches).await
@@ -389,13 +380,6 @@ impl Applier {
         }
     }
 
-    async fn create_revision(&self, subject: &Subject, hash: &Hash, number: i64) -> Result<(), ApplyError> {
-        let Some(template) = own_template(subject, hash) else { return Ok(()) };
-        let body = objects::controller_revision(subject, &template, hash, number);
-        let api = self.caller.api(&subject.key.namespace, &controller_revisions());
-        self.create_or_keep(&api, "create ControllerRevision", &body).await.map(|_| ())
-    }
-
     async fn create_replica_set(
         &self,
         subject: &Subject,
@@ -406,7 +390,10 @@ impl Applier {
     ) -> Result<(), ApplyError> {
         let spec = subject.spec.as_ref().ok_or(ApplyError::NeedsSpec("a ReplicaSet"))?;
         let template = match own_template(subject, hash) {
-            Some(template) => template,
+            Some(template) => {
+                self.keep_template(subject, hash, number, &template).await?;
+                template
+            }
             None => self.kept_template(subject, hash).await?,
         };
         let body = objects::replica_set(subject, spec, &template, hash, number, size);
@@ -417,6 +404,18 @@ impl Applier {
             caches.replica_sets.wrote(view);
         }
         Ok(())
+    }
+
+    async fn keep_template(
+        &self,
+        subject: &Subject,
+        hash: &Hash,
+        number: i64,
+        template: &Value,
+    ) -> Result<(), ApplyError> {
+        let body = objects::controller_revision(subject, template, hash, number);
+        let api = self.caller.api(&subject.key.namespace, &controller_revisions());
+        self.create_or_keep(&api, "create ControllerRevision", &body).await.map(|_| ())
     }
 
     /// Somebody deleted the `ReplicaSet` of a revision that is not the spec's any more.
