@@ -115,7 +115,7 @@ impl<'a> Simulation<'a> {
             })
             .collect();
         breaks.sort_by_key(|(at, _)| *at);
-        let story = Story::new(&user, &names).await;
+        let story = Story::new(&user, &names, scenario.world.scrapes.interval).await;
         let metrics = Arc::new(Prometheus::new(world.clone(), faults.clone()));
         let replicas = if scenario.faults.iter().any(|fault| fault.what == What::HandOver) { 2 } else { 1 };
         let processes = Processes { restarts: vec![start; replicas], ..Processes::default() };

@@ -18,8 +18,8 @@ use crate::objects::Names;
 use crate::report::{Cohort, Entry, Frame, Kind, Report};
 use crate::user::User;
 
-/// Errors are counted over so many seconds.
-const WINDOW: usize = 10;
+/// Requests and errors are counted over two scrapes, and over so many seconds at least: between scrapes nobody knows of them.
+const WINDOW: u64 = 10;
 
 /// What is known so far.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(crate) struct Story {
     open: bool,
     /// What was lost before: nobody can promise anything until a first version is ready.
     before_opening: u64,
+    /// So many seconds are looked at.
+    window: usize,
     /// After each second, the newest last.
     tallies: VecDeque<Tally>,
     /// The stable version's share of errors when it last had requests.
@@ -130,8 +132,14 @@ impl Seen {
 }
 
 impl Story {
-    pub(crate) async fn new(user: &User, names: &Names) -> Self {
+    pub(crate) async fn new(
+        user: &User,
+        names: &Names,
+        scrape_interval: davylamp_api::scalar::Duration,
+    ) -> Self {
+        let window = WINDOW.max(scrape_interval.as_millis().div_ceil(500));
         Self {
+            window: usize::try_from(window).unwrap_or(usize::MAX),
             rollouts: user.watch(&names.rollout()).await,
             runs: user.watch(&names.ours("rolloutruns")).await,
             routes: user.watch(&names.route()).await,
@@ -273,7 +281,7 @@ impl Story {
 
         let before = self.tallies.back().cloned().unwrap_or_default();
         self.tallies.push_back(tally);
-        if self.tallies.len() > WINDOW + 1 {
+        if self.tallies.len() > self.window + 1 {
             self.tallies.pop_front();
         }
         let (first, last) = (self.tallies.front(), self.tallies.back());
@@ -290,11 +298,12 @@ impl Story {
         frame.errors.0 = of_stable.map(|share| 100.0 * share);
         if let Some(image) = &canary {
             frame.errors.1 = share(since(first, image)).map(|share| 100.0 * share);
-            let ((all, _), (requests, errors)) = (since(Some(&before), &stable), since(Some(&before), image));
-            if requests > 0.0 {
-                frame.share = 100.0 * requests / (all + requests);
-                self.errors_of_canary += requests.mul_add(-self.usual, errors);
+            let (of_stable, of_canary) = (since(first, &stable).0, since(first, image).0);
+            if of_canary > 0.0 {
+                frame.share = 100.0 * of_canary / (of_stable + of_canary);
             }
+            let (requests, errors) = since(Some(&before), image);
+            self.errors_of_canary += requests.mul_add(-self.usual, errors);
         }
         frame.images = (stable, canary.unwrap_or_default());
         frame.weight = self.weight;
