@@ -139,7 +139,11 @@ fn refused() -> Error {
 
 /// The first 16 digits of the SHA-256.
 fn digest(body: &[u8]) -> String {
-    Sha256::digest(body).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let mut digits = String::new();
+    for byte in Sha256::digest(body).iter().take(8) {
+        digits.extend([byte >> 4, byte & 15].map(|half| char::from_digit(half.into(), 16).unwrap_or('0')));
+    }
+    digits
 }
 
 /// As a server says it.

@@ -208,11 +208,11 @@ impl Faults {
         let index = state.writes.len();
         state.writes.push(write);
         let number = u64::try_from(index).unwrap_or(u64::MAX).saturating_add(1);
-        let mut course = Course::Well;
+        let mut dies = None;
         for what in state.take(&When::Write(number)) {
             match what {
-                What::CrashBefore | What::HandOver => course = Course::Die { done: false },
-                What::CrashAfter => course = Course::Die { done: true },
+                What::CrashBefore | What::HandOver => dies = Some(false),
+                What::CrashAfter => dies = Some(true),
                 What::Refuse(_) | What::DoneBut(_) => state.next_write.push_front(what),
                 What::Lose
                 | What::Lag(_)
@@ -222,32 +222,27 @@ impl Faults {
                 | What::MetricsEmpty => self.break_now(&mut state, &what, ""),
             }
         }
-        match course {
-            Course::Die { done } => {
-                let when = if done { "after" } else { "before" };
-                self.tell(&mut state, format!("the controller is killed {when} write {number}: {asked}"));
-                // A write that is to be done is done by its process.
-                if !done {
-                    state.kill(Some(process));
-                }
-                state.over = state.over.max(Some(Instant::now()));
+        if let Some(done) = dies {
+            let when = if done { "after" } else { "before" };
+            self.tell(&mut state, format!("the controller is killed {when} write {number}: {asked}"));
+            // A write that is to be done is done by its process.
+            if !done {
+                state.kill(Some(process));
             }
-            _ if state.away() => course = Course::Away,
-            _ => match state.next_write.pop_front() {
-                Some(What::Refuse(code)) => {
-                    course = Course::Refuse(code);
-                    self.tell(&mut state, format!("write {number} is refused with {code}: {asked}"));
-                }
-                Some(What::DoneBut(code)) => {
-                    course = Course::DoneBut(code);
-                    self.tell(
-                        &mut state,
-                        format!("write {number} is done, but answered with {code}: {asked}"),
-                    );
-                }
-                _ => {}
-            },
+            state.over = state.over.max(Some(Instant::now()));
+            return (index, Course::Die { done });
         }
+        if state.away() {
+            return (index, Course::Away);
+        }
+        let (course, text) = match state.next_write.pop_front() {
+            Some(What::Refuse(code)) => (Course::Refuse(code), format!("is refused with {code}")),
+            Some(What::DoneBut(code)) => {
+                (Course::DoneBut(code), format!("is done, but answered with {code}"))
+            }
+            _ => return (index, Course::Well),
+        };
+        self.tell(&mut state, format!("write {number} {text}: {asked}"));
         (index, course)
     }
 

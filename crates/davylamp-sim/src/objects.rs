@@ -95,15 +95,14 @@ pub(crate) async fn install(
 fn defaults(names: &Names, scenario: &Scenario) -> Vec<Value> {
     let Names { namespace, service, stable, canary, routes, .. } = names;
     let at = |path: &str| scenario.rollout.pointer(path).cloned().unwrap_or_default();
-    let port = match at("/spec/template/spec/containers/0/ports/0/containerPort") {
-        Value::Null => json!(8080),
-        port => port,
-    };
+    let port = scenario.rollout.pointer("/spec/template/spec/containers/0/ports/0/containerPort");
+    let port = port.cloned().unwrap_or_else(|| json!(8080));
     let brought = scenario.objects.iter().find(|object| {
         object.get("kind").and_then(Value::as_str) == Some("Service")
             && object.pointer("/metadata/name").and_then(Value::as_str) == Some(service)
     });
-    let front = brought.and_then(|object| object.pointer("/spec/ports/0/port")).cloned().unwrap_or(json!(80));
+    let front =
+        brought.and_then(|object| object.pointer("/spec/ports/0/port")).cloned().unwrap_or_else(|| json!(80));
     let mut objects = vec![
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "simulated"},

@@ -107,11 +107,12 @@ pub struct Frame {
     pub step: (i32, i32),
     /// The weight of the canary that the route carries, in percent.
     pub weight: f64,
-    /// The share of requests that the canary got lately, in percent.
+    /// The share of requests that the canary got while each pod was scraped once, in percent.
     pub share: f64,
     /// Ready pods of the stable version, and of the canary.
     pub ready: (u32, u32),
-    /// The share of failed requests lately, stable and canary, in percent; none without requests.
+    /// The share of failed requests meanwhile, or in the last ten seconds if that is longer, stable and canary, in percent;
+    /// none without requests.
     pub errors: (Option<f64>, Option<f64>),
     /// Evidence that rolls back, and that the step is safe, in percent of what is needed.
     pub evidence: (f64, f64),

@@ -1,10 +1,12 @@
 //! [`simulate`]: takes a scenario and a seed, lets the real controller work in the world that they give, in virtual time,
 //! and gives what came of it. Reads no clock: callers that want a speed keep it in `watch`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use davylamp_api::Instant as WallTime;
+use davylamp_api::scalar::Duration as After;
 use davylamp_controller::clock::Clock;
 use davylamp_controller::{Config, leader};
 use davylamp_world::World;
@@ -21,7 +23,7 @@ use crate::faults::{Faults, Process};
 use crate::objects::{self, Names};
 use crate::prometheus::Prometheus;
 use crate::report::{Entry, Frame, Kind, Report};
-use crate::scenario::{Expect, Happening, Scenario};
+use crate::scenario::{Event, Expect, Happening, Scenario};
 use crate::story::Story;
 use crate::user::{Form, Refused, User};
 
@@ -80,9 +82,9 @@ struct Simulation<'a> {
     story: Story,
     tasks: JoinSet<()>,
     processes: Processes,
-    /// The next of the scenario's events, and the faults at a time, in the order of time.
-    events: usize,
-    breaks: Vec<(Instant, &'a What)>,
+    /// The scenario's events and the faults at a time that are still to come, in the order of time.
+    events: VecDeque<&'a Event>,
+    breaks: VecDeque<(Instant, &'a What)>,
     actions: u32,
 }
 
@@ -115,7 +117,9 @@ impl<'a> Simulation<'a> {
             })
             .collect();
         breaks.sort_by_key(|(at, _)| *at);
-        let story = Story::new(&user, &names, scenario.world.scrapes.interval).await;
+        let mut events: Vec<_> = scenario.events.iter().collect();
+        events.sort_by_key(|event| event.at);
+        let story = Story::new(&user, &names, &scenario.world.scrapes).await;
         let metrics = Arc::new(Prometheus::new(world.clone(), faults.clone()));
         let replicas = if scenario.faults.iter().any(|fault| fault.what == What::HandOver) { 2 } else { 1 };
         let processes = Processes { restarts: vec![start; replicas], ..Processes::default() };
@@ -131,8 +135,8 @@ impl<'a> Simulation<'a> {
             story,
             tasks,
             processes,
-            events: 0,
-            breaks,
+            events: events.into(),
+            breaks: breaks.into(),
             actions: 0,
         })
     }
@@ -179,21 +183,21 @@ impl<'a> Simulation<'a> {
 
     /// When something is to happen next.
     fn due(&self) -> Option<Instant> {
-        let event = self.scenario.events.get(self.events).map(|event| self.at(event.at));
-        let fault = self.breaks.first().map(|(at, _)| *at);
+        let event = self.events.front().map(|event| self.at(event.at));
+        let fault = self.breaks.front().map(|(at, _)| *at);
         event.into_iter().chain(fault).chain(self.processes.restarts.iter().copied()).min()
     }
 
-    fn at(&self, after: davylamp_api::scalar::Duration) -> Instant {
+    fn at(&self, after: After) -> Instant {
         self.start + Duration::from_millis(after.as_millis())
     }
 
     /// Everything whose time has come. Whether there was something.
     async fn happen(&mut self, now: Instant) -> Result<bool, SimError> {
         let mut any = false;
-        while let Some(event) = self.scenario.events.get(self.events).filter(|event| self.at(event.at) <= now)
-        {
-            self.events += 1;
+        let start = self.start;
+        let at = |after: After| start + Duration::from_millis(after.as_millis());
+        while let Some(event) = self.events.pop_front_if(|event| at(event.at) <= now) {
             any = true;
             let at_ms = self.faults.now_ms();
             let done = self.act(&event.what).await;
@@ -203,8 +207,7 @@ impl<'a> Simulation<'a> {
             };
             self.story.tell(Entry { at_ms, kind: Kind::Event, text });
         }
-        while self.breaks.first().is_some_and(|(at, _)| *at <= now) {
-            let (_, what) = self.breaks.remove(0);
+        while let Some((_, what)) = self.breaks.pop_front_if(|(at, _)| *at <= now) {
             self.faults.begin(what);
             any = true;
         }
@@ -261,8 +264,8 @@ impl<'a> Simulation<'a> {
         let seen = self.story.rollout.as_ref();
         match what {
             Happening::Release(image) => {
-                let path = "/spec/template/spec/containers/0/image";
-                let patch = json!([{"op": "replace", "path": path, "value": image}]);
+                let field = "/spec/template/spec/containers/0/image";
+                let patch = json!([{"op": "replace", "path": field, "value": image}]);
                 self.patch(&rollout, Form::Json, &patch).await?;
                 self.story.released(self.faults.now_ms());
             }
@@ -305,8 +308,8 @@ impl<'a> Simulation<'a> {
         self.story.rollout.as_ref().map_or("", |seen| seen.canary().unwrap_or_else(|| seen.image()))
     }
 
-    async fn patch(&self, path: &str, form: Form, patch: &Value) -> Result<(), Refused> {
-        self.user.ask(Method::PATCH, path, form, patch).await.map(|_| ())
+    async fn patch(&self, path: &str, form: Form, change: &Value) -> Result<(), Refused> {
+        self.user.ask(Method::PATCH, path, form, change).await.map(|_| ())
     }
 
     async fn delete(&self, path: &str) -> Result<(), Refused> {
@@ -357,7 +360,7 @@ fn failures(report: &Report, expect: &Expect) -> Vec<String> {
         match report.took_ms {
             None => failures.push(format!("within: {within} was expected, the run has not ended")),
             Some(took) if took > within.as_millis() => {
-                let took = davylamp_api::scalar::Duration::from_millis(took);
+                let took = After::from_millis(took);
                 failures.push(format!("within: {within} was expected, it took {took}"));
             }
             Some(_) => {}

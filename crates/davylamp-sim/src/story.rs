@@ -9,7 +9,7 @@ use bytes::Bytes;
 use davylamp_api::run::DecisionRecord;
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{Phase, Revision, RolloutStatus};
-use davylamp_world::Tally;
+use davylamp_world::{Scrapes, Tally};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,8 +18,8 @@ use crate::objects::Names;
 use crate::report::{Cohort, Entry, Frame, Kind, Report};
 use crate::user::User;
 
-/// Requests and errors are counted over two scrapes, and over so many seconds at least: between scrapes nobody knows of them.
-const WINDOW: u64 = 10;
+/// Errors are counted over so many seconds at least.
+const WINDOW: usize = 10;
 
 /// What is known so far.
 #[derive(Debug)]
@@ -44,10 +44,10 @@ pub(crate) struct Story {
     open: bool,
     /// What was lost before: nobody can promise anything until a first version is ready.
     before_opening: u64,
-    /// So many seconds are looked at.
-    window: usize,
     /// After each second, the newest last.
     tallies: VecDeque<Tally>,
+    /// In so many seconds each pod is counted once.
+    round: usize,
     /// The stable version's share of errors when it last had requests.
     usual: f64,
     errors_of_canary: f64,
@@ -132,14 +132,10 @@ impl Seen {
 }
 
 impl Story {
-    pub(crate) async fn new(
-        user: &User,
-        names: &Names,
-        scrape_interval: davylamp_api::scalar::Duration,
-    ) -> Self {
-        let window = WINDOW.max(scrape_interval.as_millis().div_ceil(500));
+    pub(crate) async fn new(user: &User, names: &Names, scrapes: &Scrapes) -> Self {
+        let round = scrapes.interval.as_millis().div_ceil(1_000).max(1);
         Self {
-            window: usize::try_from(window).unwrap_or(usize::MAX),
+            round: usize::try_from(round).unwrap_or(usize::MAX),
             rollouts: user.watch(&names.rollout()).await,
             runs: user.watch(&names.ours("rolloutruns")).await,
             routes: user.watch(&names.route()).await,
@@ -236,7 +232,7 @@ impl Story {
 
     /// Percent of the canary in the first rule that names it.
     fn carried(&self, route: &Value) -> Option<f64> {
-        let rules = route.pointer("/spec/rules")?.as_array()?.iter();
+        let mut rules = route.pointer("/spec/rules")?.as_array()?.iter();
         let weights = |rule: &Value| {
             let backends = rule.get("backendRefs").and_then(Value::as_array)?;
             let weight = |name: &str| {
@@ -246,7 +242,7 @@ impl Story {
             };
             Some((weight(&self.names.stable)?, weight(&self.names.canary)?))
         };
-        let (stable, canary) = rules.filter_map(weights).next()?;
+        let (stable, canary) = rules.find_map(weights)?;
         (stable + canary > 0.0).then(|| 100.0 * canary / (stable + canary))
     }
 
@@ -279,12 +275,12 @@ impl Story {
         // A version is on trial only beside another one.
         let canary = canary.filter(|canary| *canary != stable && !stable.is_empty());
 
-        let before = self.tallies.back().cloned().unwrap_or_default();
         self.tallies.push_back(tally);
-        if self.tallies.len() > self.window + 1 {
+        if self.tallies.len() > WINDOW.max(self.round) + 1 {
             self.tallies.pop_front();
         }
         let (first, last) = (self.tallies.front(), self.tallies.back());
+        let ago = |seconds: usize| self.tallies.iter().rev().nth(seconds).or(first);
         let since = |from: Option<&Tally>, image: &str| -> (f64, f64) {
             let of = |tally: Option<&Tally>| {
                 tally.and_then(|t| t.versions.get(image)).copied().unwrap_or_default()
@@ -298,11 +294,12 @@ impl Story {
         frame.errors.0 = of_stable.map(|share| 100.0 * share);
         if let Some(image) = &canary {
             frame.errors.1 = share(since(first, image)).map(|share| 100.0 * share);
-            let (of_stable, of_canary) = (since(first, &stable).0, since(first, image).0);
-            if of_canary > 0.0 {
-                frame.share = 100.0 * of_canary / (of_stable + of_canary);
+            let ((others, _), (requests, _)) =
+                (since(ago(self.round), &stable), since(ago(self.round), image));
+            if requests > 0.0 {
+                frame.share = 100.0 * requests / (others + requests);
             }
-            let (requests, errors) = since(Some(&before), image);
+            let (requests, errors) = since(ago(1), image);
             self.errors_of_canary += requests.mul_add(-self.usual, errors);
         }
         frame.images = (stable, canary.unwrap_or_default());

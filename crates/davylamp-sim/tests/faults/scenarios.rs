@@ -72,7 +72,7 @@ const STORIES: &[(&str, &str)] = &[
     ),
     (
         "pods are late for the deadline",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 42s, do: {ready: false}}, {at: 150s, do: {ready: true}}], expect: {outcome: Promoted, stable: 'shop:2'}}",
+        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 42s, do: {ready: false}}, {at: 250s, do: {ready: true}}], expect: {outcome: Promoted, stable: 'shop:2'}}",
     ),
     ("first release", "{events: [], expect: {phase: Healthy, stable: 'shop:1'}}"),
     (
