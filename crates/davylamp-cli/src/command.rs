@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use davylamp_sim::simulate;
 use serde::Serialize;
 
-use crate::acts::acts;
+use crate::acts::{SPEED, acts};
 use crate::distribution::distribution;
 use crate::input::{self, Flags, Input};
 use crate::pace::Speed;
@@ -70,7 +70,7 @@ struct Demo {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// 20x is 20 virtual seconds a second; max is as quick as it can be
-    #[arg(long, default_value = "20x")]
+    #[arg(long, default_value = SPEED)]
     speed: Speed,
 }
 
