@@ -9,9 +9,9 @@ use clap::Args;
 use davylamp_api::labels;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_sim::{Event, Happening, Scenario};
-use davylamp_world::Version;
+use davylamp_world::{Setting, Version};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What the command line says about the world.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
@@ -208,6 +208,7 @@ const RELEASE: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(6 * 3_600);
 
 fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Input> {
+    let mut world = Setting::default();
     let mut rollouts = Vec::new();
     let mut objects = Vec::new();
     let mut notes = Vec::new();
@@ -222,6 +223,14 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
             check(&value, &file)?;
             rollouts.push((file, name, value));
         } else if BESIDE.contains(&kind.as_str()) {
+            if let Some(parents) = value.pointer_mut("/spec/parentRefs") {
+                // Gateways of the real cluster are not here; the simulated one takes their place.
+                *parents = json!([{"name": "davylamp", "namespace": "gateway"}]);
+            }
+            if let Some(interval) = value.pointer("/spec/scrapeInterval").and_then(Value::as_str) {
+                world.scrapes.interval =
+                    interval.parse().with_context(|| format!("{file}: spec.scrapeInterval"))?;
+            }
             objects.push(value);
         } else {
             notes.push(format!("{file}: {kind} {name} has no part in the simulation"));
@@ -245,6 +254,7 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
         description: format!("{name} goes from {} to {released}.", before(&released)),
         rollout,
         objects,
+        world,
         last: LONGEST,
         events: vec![Event { at: RELEASE, what: Happening::Release(released) }],
         ..Scenario::default()
@@ -311,8 +321,6 @@ fn before(image: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const ROLLOUT: &str = "
@@ -376,11 +384,14 @@ metadata: {name: shop}
 ---
 kind: List
 items:
-- {kind: HTTPRoute, metadata: {name: shop}}
+- {kind: HTTPRoute, metadata: {name: shop}, spec: {parentRefs: [{name: public}]}}
+- {kind: MetricSource, metadata: {name: default}, spec: {scrapeInterval: 30s}}
 ";
         let Input { scenario, notes, .. } = parse(&texts(&[ROLLOUT, beside])).unwrap();
         let kinds: Vec<_> = scenario.objects.iter().map(|object| object["kind"].clone()).collect();
-        assert_eq!(kinds, ["Service", "HTTPRoute"]);
+        assert_eq!(kinds, ["Service", "HTTPRoute", "MetricSource"]);
+        assert_eq!(scenario.objects[1]["spec"]["parentRefs"][0]["name"], "davylamp");
+        assert_eq!(scenario.world.scrapes.interval.to_string(), "30s");
         assert_eq!(notes, ["2.yaml: HorizontalPodAutoscaler shop has no part in the simulation"]);
     }
 
