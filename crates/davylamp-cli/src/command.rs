@@ -3,13 +3,13 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use davylamp_sim::simulate;
 use serde::Serialize;
 
-use crate::acts::acts;
+use crate::acts::{SPEED, acts};
 use crate::distribution::distribution;
 use crate::input::{self, Flags, Input};
 use crate::pace::Speed;
@@ -70,7 +70,7 @@ struct Demo {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// 20x is 20 virtual seconds a second; max is as quick as it can be
-    #[arg(long, default_value = "20x")]
+    #[arg(long, default_value = SPEED)]
     speed: Speed,
 }
 
@@ -93,12 +93,12 @@ impl Cli {
 
 impl Simulate {
     fn run(&self, colour: bool) -> Result<bool> {
-        let Input { scenario, notes } = input::read(&self.files, &self.flags)?;
+        let Input { name, scenario, notes } = input::read(&self.files, &self.flags)?;
         for note in notes {
             writeln!(io::stderr(), "note: {note}")?;
         }
         if self.runs > 1 {
-            let distribution = distribution(&scenario, self.seed, self.runs)?;
+            let distribution = distribution(&scenario, self.seed, self.runs).context(name)?;
             match self.output {
                 Output::Json => print_json(&distribution)?,
                 Output::Text => writeln!(io::stdout(), "{}", distribution.table())?,
@@ -106,7 +106,7 @@ impl Simulate {
             return Ok(distribution.is_expected());
         }
         if self.output == Output::Json {
-            let report = simulate(&scenario, self.seed, &mut |_| {})?;
+            let report = simulate(&scenario, self.seed, &mut |_| {}).context(name)?;
             print_json(&report)?;
             return Ok(report.failures.is_empty());
         }
@@ -115,7 +115,7 @@ impl Simulate {
         if self.speed != Speed::Max {
             show.catch_interrupt()?;
         }
-        let report = show.run(&scenario, self.seed, self.speed)?;
+        let report = show.run(&scenario, self.seed, self.speed).context(name)?;
         show.say(&format!("\n{}\n  {:<10}{}", summary(&report), "repeat", self.repeat()));
         show.close()?;
         Ok(report.failures.is_empty())

@@ -204,7 +204,8 @@ impl Distribution {
         let Errors { mean, p90 } = self.errors_of_canary;
         let _ = writeln!(
             text,
-            "\n  in a run, because of the canary: {mean:.1} users met an error on average; in 90 % of runs {} at most",
+            "\n  in a run, because of the canary: {:.1} users met an error on average; in 90 % of runs {} at most",
+            mean.max(0.0),
             count(whole(p90))
         );
         let _ = writeln!(text, "  in all runs: {} found no pod", counted(self.lost, "request"));

@@ -9,9 +9,9 @@ use clap::Args;
 use davylamp_api::labels;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_sim::{Event, Happening, Scenario};
-use davylamp_world::Version;
+use davylamp_world::{Setting, Version};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What the command line says about the world.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
@@ -116,6 +116,8 @@ fn change(
 /// A scenario, and what of the files has no part in it.
 #[derive(Debug)]
 pub(crate) struct Input {
+    /// Where it comes from.
+    pub(crate) name: String,
     pub(crate) scenario: Scenario,
     pub(crate) notes: Vec<String>,
 }
@@ -164,7 +166,9 @@ fn parse(texts: &[(String, String)]) -> Result<Input> {
     }
     match documents.as_slice() {
         [] => bail!("{}: nothing in it; write a scenario or a Rollout", names(texts)),
-        [one] if one.value.get("kind").is_none() => Ok(Input { scenario: typed(one)?, notes: Vec::new() }),
+        [one] if one.value.get("kind").is_none() => {
+            Ok(Input { name: one.file.clone(), scenario: typed(one)?, notes: Vec::new() })
+        }
         _ => manifests(documents, texts),
     }
 }
@@ -204,6 +208,7 @@ const RELEASE: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(6 * 3_600);
 
 fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Input> {
+    let mut world = Setting::default();
     let mut rollouts = Vec::new();
     let mut objects = Vec::new();
     let mut notes = Vec::new();
@@ -218,6 +223,14 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
             check(&value, &file)?;
             rollouts.push((file, name, value));
         } else if BESIDE.contains(&kind.as_str()) {
+            if let Some(parents) = value.pointer_mut("/spec/parentRefs") {
+                // Gateways of the real cluster are not here; the simulated one takes their place.
+                *parents = json!([{"name": "davylamp", "namespace": "gateway"}]);
+            }
+            if let Some(interval) = value.pointer("/spec/scrapeInterval").and_then(Value::as_str) {
+                world.scrapes.interval =
+                    interval.parse().with_context(|| format!("{file}: spec.scrapeInterval"))?;
+            }
             objects.push(value);
         } else {
             notes.push(format!("{file}: {kind} {name} has no part in the simulation"));
@@ -227,7 +240,7 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
         let found: Vec<_> = rollouts.iter().map(|(file, name, _)| format!("{name} in {file}")).collect();
         bail!("{} Rollouts ({}): give one", found.len(), found.join(", "));
     }
-    let Some((_, name, mut rollout)) = rollouts.pop() else {
+    let Some((file, name, mut rollout)) = rollouts.pop() else {
         bail!(
             "{}: no Rollout in it; write one, or a scenario (`rollout:` and what happens to it)",
             names(texts)
@@ -241,11 +254,12 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
         description: format!("{name} goes from {} to {released}.", before(&released)),
         rollout,
         objects,
+        world,
         last: LONGEST,
         events: vec![Event { at: RELEASE, what: Happening::Release(released) }],
         ..Scenario::default()
     };
-    Ok(Input { scenario, notes })
+    Ok(Input { name: file, scenario, notes })
 }
 
 const IMAGE: &str = "/spec/template/spec/containers/0/image";
@@ -307,8 +321,6 @@ fn before(image: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const ROLLOUT: &str = "
@@ -337,7 +349,7 @@ status: {phase: Healthy}
 
     #[test]
     fn the_image_of_a_rollout_is_what_is_released() {
-        let Input { scenario, notes } = parse(&texts(&[ROLLOUT])).unwrap();
+        let Input { scenario, notes, .. } = parse(&texts(&[ROLLOUT])).unwrap();
         assert_eq!(image(&scenario.rollout), Some("shop:stable"));
         assert_eq!(scenario.rollout["metadata"], json!({"name": "shop"}));
         assert_eq!(scenario.rollout.get("status"), None);
@@ -372,11 +384,14 @@ metadata: {name: shop}
 ---
 kind: List
 items:
-- {kind: HTTPRoute, metadata: {name: shop}}
+- {kind: HTTPRoute, metadata: {name: shop}, spec: {parentRefs: [{name: public}]}}
+- {kind: MetricSource, metadata: {name: default}, spec: {scrapeInterval: 30s}}
 ";
-        let Input { scenario, notes } = parse(&texts(&[ROLLOUT, beside])).unwrap();
+        let Input { scenario, notes, .. } = parse(&texts(&[ROLLOUT, beside])).unwrap();
         let kinds: Vec<_> = scenario.objects.iter().map(|object| object["kind"].clone()).collect();
-        assert_eq!(kinds, ["Service", "HTTPRoute"]);
+        assert_eq!(kinds, ["Service", "HTTPRoute", "MetricSource"]);
+        assert_eq!(scenario.objects[1]["spec"]["parentRefs"][0]["name"], "davylamp");
+        assert_eq!(scenario.world.scrapes.interval.to_string(), "30s");
         assert_eq!(notes, ["2.yaml: HorizontalPodAutoscaler shop has no part in the simulation"]);
     }
 
@@ -395,7 +410,8 @@ items:
     fn refusals_name_the_field() {
         let wrong = |rest: &str| refusal(&[&format!("rollout:{}\n{rest}", indented(ROLLOUT))]);
         assert!(
-            wrong("events: [{at: 1m, do: {relase: x}}]").starts_with("1.yaml: events[0].do: unknown variant")
+            wrong("events: [{at: 1m, do: {relase: x}}]")
+                .starts_with("1.yaml: events[0].do.relase: unknown variant")
         );
         assert!(wrong("world: {users: {daily: 5}}").starts_with("1.yaml: world.users.daily: "));
         assert!(wrong("expects: {}").starts_with("1.yaml: expects: unknown field"));

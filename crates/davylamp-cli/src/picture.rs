@@ -61,7 +61,7 @@ pub(crate) fn picture(frame: &Frame, width: usize) -> Vec<Line> {
         version("stable", &frame.images.0, frame.ready.0, frame.errors.0),
         version("canary", &frame.images.1, frame.ready.1, frame.errors.1),
         bar("weight", frame.weight, Color::Cyan, "as the route says"),
-        bar("share", frame.share, Color::Cyan, "of requests"),
+        bar("share", frame.share, Color::Cyan, "of requests lately"),
         bar("worse", frame.evidence.0, Color::Red, "of what rolls back"),
         bar("safe", frame.evidence.1, Color::Green, "of what the step needs"),
         Line::plain(format!(
