@@ -1,7 +1,7 @@
-# Two commands do all the set-up on a fresh machine: `make cluster-demo` and `make test`.
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test crds bench-stats bench-micro
+.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test test-faults crds bench-stats bench-micro
 
 CLUSTER := tests/cluster/cluster
 STATIC := x86_64-unknown-linux-gnu
@@ -31,6 +31,9 @@ demo-programs:
 
 test: ## everything: formatting, lints, documentation, all tests, the cluster tests included
 	tests/run
+
+test-faults: ## simulate each story with each fault at each place, some 17,000 runs (more than an hour)
+	DAVYLAMP_FAULTS=all cargo test -p davylamp-sim --test faults -- --nocapture
 
 crds: ## write deploy/crds
 	@mkdir -p deploy/crds

@@ -307,10 +307,9 @@ fn replica_sets(look: &Look<'_>) -> i64 {
     let mut owned: BTreeMap<String, Vec<Arc<Value>>> = BTreeMap::new();
     for pod in look.server.all(&table("", "pods")) {
         let references = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let is_owner = |one: &&Value| one["controller"] == true;
-        let owner = references.into_iter().flatten().find(is_owner);
-        if let Some(owner) = owner {
-            owned.entry(text(owner, "/uid").to_owned()).or_default().push(pod);
+        let controls = |one: &&Value| one["controller"] == true;
+        if let Some(controller) = references.into_iter().flatten().find(controls) {
+            owned.entry(text(controller, "/uid").to_owned()).or_default().push(pod);
         }
     }
     for set in look.server.all(&table("apps", "replicasets")) {
