@@ -1,13 +1,16 @@
-# Two commands do all the set-up on a fresh machine: `make cluster-demo` and `make test`.
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help cluster-demo cluster cluster-down programs demo-programs test crds bench-stats bench-micro
+.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test test-faults crds bench-stats bench-micro
 
 CLUSTER := tests/cluster/cluster
 STATIC := x86_64-unknown-linux-gnu
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## a good version is promoted, a bad one rolled back, a controller killed: simulated, in a minute (once built)
+	@cargo run --quiet -p davylamp-cli -- demo
 
 cluster-demo: programs ## a good version is promoted and a bad one rolled back, on a real cluster (about 5 minutes, once built)
 	$(CLUSTER) up
@@ -28,6 +31,9 @@ demo-programs:
 
 test: ## everything: formatting, lints, documentation, all tests, the cluster tests included
 	tests/run
+
+test-faults: ## simulate each story with each fault at each place, some 17,000 runs (more than an hour)
+	DAVYLAMP_FAULTS=all cargo test -p davylamp-sim --test faults -- --nocapture
 
 crds: ## write deploy/crds
 	@mkdir -p deploy/crds

@@ -15,6 +15,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("davylamp-engine", &["davylamp-api", "davylamp-stats"]),
     // The world as a dev-dependency, so that its own tests run on it.
     ("davylamp-controller", &["davylamp-api", "davylamp-engine", "davylamp-world"]),
+    ("davylamp-sim", &["davylamp-api", "davylamp-controller", "davylamp-world"]),
+    ("davylamp-cli", &["davylamp-api", "davylamp-sim", "davylamp-world"]),
     ("davylamp-demo", &[]),
     ("davylamp-world", &["davylamp-api"]),
     (

@@ -2,7 +2,7 @@
 //! path. Holds no objects.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
@@ -215,12 +215,31 @@ fn of_definition(definition: &Value) -> Result<Vec<Kind>, String> {
         .collect()
 }
 
-/// With what every object has: its kind, its version and metadata.
+/// Schemas that were compiled before in this process: many servers are made of the same definitions.
+static COMPILED: Mutex<BTreeMap<String, Schema>> = Mutex::new(BTreeMap::new());
+const MOST_COMPILED: usize = 64;
+
 fn schema_of(version: &Value) -> Result<Schema, String> {
-    let mut root = version
+    let root = version
         .pointer("/schema/openAPIV3Schema")
         .cloned()
         .unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    let text = root.to_string();
+    let compiled = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(schema) = compiled().get(&text) {
+        return Ok(schema.clone());
+    }
+    let schema = whole(root)?;
+    let mut compiled = compiled();
+    if compiled.len() >= MOST_COMPILED {
+        compiled.clear();
+    }
+    compiled.insert(text, schema.clone());
+    Ok(schema)
+}
+
+/// With what every object has: its kind, its version and metadata.
+fn whole(mut root: Value) -> Result<Schema, String> {
     let (metadata, definitions) = metadata_schema();
     let fields = root.as_object_mut().ok_or("the schema is no object")?;
     let properties = fields.entry("properties").or_insert_with(|| Value::Object(Map::new()));

@@ -23,8 +23,14 @@ mod request;
 mod schema;
 mod selector;
 mod server;
+mod setting;
 mod store;
+mod world;
 
 pub use http::serve;
 pub use refusal::Refusal;
 pub use server::{ApiServer, Body, Config};
+pub use setting::{
+    BadPods, Bursts, Gateway, Incident, Later, Memory, Pods, Scrapes, Setting, Users, Version, Warmup,
+};
+pub use world::{Series, Tally, World};

@@ -78,6 +78,11 @@ impl Store {
         self.tables.get(table).into_iter().flat_map(|table| &table.present)
     }
 
+    /// The version of a kind's last change.
+    pub(crate) fn last(&self, table: &Table) -> u64 {
+        self.tables.get(table).map_or(0, |table| *table.told.borrow())
+    }
+
     /// All tables, in order.
     pub(crate) fn tables(&self) -> Vec<Table> {
         self.tables.keys().cloned().collect()

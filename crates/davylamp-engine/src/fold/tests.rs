@@ -157,7 +157,11 @@ fn a_canary_that_warms_up_is_not_silent() {
     let mut fold = Fold::new(&plan, &opened(&plan), Percent::from_basis_points(5_000), Percent::FULL);
     fold.take(&samples(T0 + SETTLE, T0 + 150 * SECOND, &all), &observed, &cohorts());
     while let Some(look) = fold.look() {
-        assert!(fold.missing().is_none(), "its requests are seen, {} s after the weight", (look - T0) / SECOND);
+        assert!(
+            fold.missing().is_none(),
+            "its requests are seen, {} s after the weight",
+            (look - T0) / SECOND
+        );
     }
     assert_eq!(exposure(&fold.checkpoint(time(T0))), (100.0, 100.0), "and do not count before it is warm");
 }

@@ -1,8 +1,8 @@
 //! Rules in CEL: `x-kubernetes-validations`. A [`Rule`] is compiled once; [`Rule::check`] takes a value and what it was
 //! before, and gives the words of a refusal. The language is the crate `kube-cel`, with the functions of Kubernetes.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, LazyLock};
 
 use kube_cel::KubeCelExt;
 use kube_cel::cel::objects::{Key, Map};
@@ -10,6 +10,9 @@ use kube_cel::cel::{Context, Program, Value as Cel};
 use serde_json::Value;
 
 use super::{At, Type};
+
+/// The functions that rules may call; to make this costs more than most rules.
+static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
 
 /// A compiled rule.
 pub(crate) struct Rule {
@@ -19,6 +22,8 @@ pub(crate) struct Rule {
     words: Option<Program>,
     /// It compares with what was before.
     transition: bool,
+    /// The fields of the value that it reads; None when that cannot be told.
+    reads: Option<BTreeSet<String>>,
     /// In which field of the value the fault is shown.
     field: String,
 }
@@ -48,24 +53,28 @@ impl Rule {
             message: text("message").map(str::to_owned),
             words: text("messageExpression").map(program).transpose()?,
             transition: source.contains("oldSelf"),
+            reads: reads(source),
             field: text("fieldPath").unwrap_or_default().to_owned(),
         })
     }
 
-    /// None when the rule holds, or has nothing to say: about a change, when there is none.
-    pub(crate) fn check(&self, at: At<'_>, value: &Value, before: Option<&Value>) -> Option<Broken> {
-        if self.transition && before.is_none() {
-            return None;
+    /// None when the rule holds, or has nothing to say: about a change, when there is none, or about what is as it was.
+    fn check(&self, context: &Context<'_>, value: &Value, before: Option<&Value>) -> Option<Broken> {
+        match before {
+            None if self.transition => return None,
+            Some(before) if !self.transition => {
+                // Of metadata, rules see the name only, which does not change.
+                let same = |field: &String| field == "metadata" || value.get(field) == before.get(field);
+                if self.reads.as_ref().is_some_and(|fields| fields.iter().all(same)) {
+                    return None;
+                }
+            }
+            None | Some(_) => {}
         }
-        let mut context = Context::default().with_all();
-        context.add_variable_from_value("self", cel(Some(at), value));
-        if let Some(before) = before {
-            context.add_variable_from_value("oldSelf", cel(Some(at), before));
-        }
-        let words = match self.program.execute(&context) {
+        let words = match self.program.execute(context) {
             Ok(Cel::Bool(true)) => return None,
             Ok(_) => {
-                let said = self.words.as_ref().and_then(|words| words.execute(&context).ok());
+                let said = self.words.as_ref().and_then(|words| words.execute(context).ok());
                 match said {
                     Some(Cel::String(said)) => said.to_string(),
                     _ => self.message.clone().unwrap_or_else(|| format!("failed rule: {}", self.source)),
@@ -78,6 +87,42 @@ impl Rule {
         };
         Some(Broken { words, field: self.field.clone() })
     }
+}
+
+/// The rules that do not hold for a value. A rule about fields that are as they were is not asked again.
+pub(super) fn broken(rules: &[Rule], at: At<'_>, value: &Value, before: Option<&Value>) -> Vec<Broken> {
+    if rules.is_empty() {
+        return Vec::new();
+    }
+    let mut context = FUNCTIONS.new_inner_scope();
+    context.add_variable_from_value("self", cel(Some(at), value));
+    if let Some(before) = before {
+        context.add_variable_from_value("oldSelf", cel(Some(at), before));
+    }
+    rules.iter().filter_map(|rule| rule.check(&context, value, before)).collect()
+}
+
+/// The fields of `self` that a rule reads, if it reads it by fields only.
+fn reads(source: &str) -> Option<BTreeSet<String>> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut fields = BTreeSet::new();
+    for (at, word) in source.match_indices("self") {
+        let before = source.get(..at).and_then(|text| text.chars().next_back());
+        if before.is_some_and(|c| is_word(c) || c == '.') {
+            continue;
+        }
+        let rest = source.get(at + word.len()..).unwrap_or_default();
+        if rest.starts_with(is_word) {
+            continue;
+        }
+        let field: String = rest.strip_prefix('.')?.chars().take_while(|c| is_word(*c)).collect();
+        let called = rest.get(1 + field.len()..).is_some_and(|rest| rest.starts_with('('));
+        if field.is_empty() || called {
+            return None;
+        }
+        fields.insert(field);
+    }
+    Some(fields)
 }
 
 /// A value as CEL has it; the schema says which numbers are whole.
@@ -106,6 +151,23 @@ fn cel(at: Option<At<'_>>, value: &Value) -> Cel {
                 })
                 .collect();
             Cel::Map(Map { map: Arc::new(map) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reads;
+
+    #[test]
+    fn what_a_rule_reads_is_known_when_it_reads_by_fields() {
+        let fields = |source: &str| reads(source).map(|fields| fields.into_iter().collect::<Vec<_>>());
+        assert_eq!(
+            fields("self.a.b > 1 && !has(self.c) && myself.d.self == 1"),
+            Some(vec!["a".into(), "c".into()])
+        );
+        for whole in ["self > 1", "self.all(k, k != '')", "self['a'] == 1", "f(self)", "self.size() > 0"] {
+            assert_eq!(fields(whole), None, "{whole}");
         }
     }
 }

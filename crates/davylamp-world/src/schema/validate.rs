@@ -5,7 +5,7 @@ use davylamp_api::Instant;
 use serde_json::Value;
 
 use super::fill::join;
-use super::{At, Limits, ListType, Type};
+use super::{At, Limits, ListType, Type, cel};
 use crate::refusal::{Problem, Wrong};
 
 /// Checks structure first, and the rules only when nothing there is in their way.
@@ -73,7 +73,7 @@ fn rules(at: At<'_>, value: &Value, before: Option<&Value>, path: &str, found: &
     if before == Some(value) || (value.is_null() && node.nullable) {
         return;
     }
-    for broken in node.rules.iter().filter_map(|rule| rule.check(at, value, before)) {
+    for broken in cel::broken(&node.rules, at, value, before) {
         let scalar = !matches!(value, Value::Object(_) | Value::Array(_));
         found.push(Problem {
             what: Wrong::Invalid,

@@ -8,7 +8,7 @@ mod scale;
 mod watch;
 pub(crate) mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     /// Told when there may be something to collect.
     pub(crate) garbage: Notify,
+    /// Told of each request that may have changed something.
+    pub(crate) written: Notify,
 }
 
 /// Everything that changes.
@@ -78,7 +80,8 @@ pub(crate) struct State {
     /// defaults but has stored them without, so that the next write is one even if it changes nothing.
     undefaulted: BTreeSet<(Table, Key)>,
     seed: u64,
-    drawn: u64,
+    /// How often, for each thing: what one draws changes nothing for another.
+    drawn: BTreeMap<String, u64>,
 }
 
 /// A request that is understood.
@@ -112,11 +115,12 @@ impl ApiServer {
             kinds: Kinds::default(),
             undefaulted: BTreeSet::new(),
             seed,
-            drawn: 0,
+            drawn: BTreeMap::new(),
         };
         let clock = Clock::starting_at(start);
         let server =
-            Self { inner: Arc::new(Inner { state: Mutex::new(state), clock, garbage: Notify::new() }) };
+            Inner { state: Mutex::new(state), clock, garbage: Notify::new(), written: Notify::new() };
+        let server = Self { inner: Arc::new(server) };
         // Of our own making: both are taken, and the tests see it.
         let _ = server.install(GATEWAY_API);
         for name in ["default", "kube-system"] {
@@ -164,6 +168,26 @@ impl ApiServer {
             self.call(&Method::POST, &path, "", "application/json", "world", object)?;
         }
         Ok(())
+    }
+
+    /// One request by a part of the cluster.
+    pub(crate) fn ask(
+        &self,
+        by: &str,
+        method: &Method,
+        path: &str,
+        body: Value,
+    ) -> Result<Option<Value>, Refusal> {
+        let form = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+        match self.call(method, path, "", form, by, body)? {
+            Answer::Object(_, object) => Ok(Some(object)),
+            Answer::Watch(_) => Ok(None),
+        }
+    }
+
+    /// All objects of a kind, in the order of their keys.
+    pub(crate) fn all(&self, table: &Table) -> Vec<Arc<Value>> {
+        self.state().store.list(table).map(|(_, object)| object.clone()).collect()
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -236,6 +260,7 @@ impl ApiServer {
         drop(state);
         if method != Method::GET {
             self.inner.garbage.notify_one();
+            self.inner.written.notify_one();
         }
         answer
     }
@@ -310,17 +335,19 @@ where
 }
 
 impl State {
-    /// Bytes that the seed gives; other ones each time.
-    fn draw(&mut self) -> [u8; 16] {
-        self.drawn += 1;
-        let digest = Sha256::digest([self.seed.to_be_bytes(), self.drawn.to_be_bytes()].concat());
+    /// Bytes that the seed gives to a thing; other ones each time.
+    fn draw(&mut self, thing: &str) -> [u8; 16] {
+        let drawn = self.drawn.entry(thing.to_owned()).or_default();
+        *drawn += 1;
+        let digest =
+            Sha256::digest([&self.seed.to_be_bytes(), &drawn.to_be_bytes(), thing.as_bytes()].concat());
         let mut bytes = [0; 16];
         bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
         bytes
     }
 
-    pub(crate) fn uid(&mut self) -> String {
-        let mut bytes = self.draw();
+    pub(crate) fn uid(&mut self, of: &str) -> String {
+        let mut bytes = self.draw(of);
         // Version 4, of the usual variant.
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -335,9 +362,9 @@ impl State {
     }
 
     /// The end of a generated name.
-    fn suffix(&mut self) -> String {
+    fn suffix(&mut self, prefix: &str) -> String {
         const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-        let bytes = self.draw();
+        let bytes = self.draw(prefix);
         let letter = |byte: &u8| LETTERS.get(usize::from(*byte) % LETTERS.len()).map(|b| char::from(*b));
         bytes.iter().take(5).filter_map(letter).collect()
     }

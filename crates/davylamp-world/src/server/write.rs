@@ -74,7 +74,7 @@ impl State {
         if self.store.get(&table, &key).is_some() {
             return Err(Refusal::already_exists(about));
         }
-        let uid = self.uid();
+        let uid = self.uid(&format!("{}/{}/{}", kind.plural, call.path.namespace, name));
         let metadata = self::metadata(&mut new);
         metadata.insert("uid".to_owned(), uid.into());
         metadata.insert("creationTimestamp".to_owned(), call.now.clone().into());
@@ -104,7 +104,7 @@ impl State {
         if !name.is_empty() || prefix.is_empty() {
             return name;
         }
-        let name = format!("{}{}", prefix.get(..58).unwrap_or(&prefix), self.suffix());
+        let name = format!("{}{}", prefix.get(..58).unwrap_or(&prefix), self.suffix(&prefix));
         metadata(new).insert("name".to_owned(), name.clone().into());
         name
     }

@@ -1,0 +1,192 @@
+//! The command line: its shapes, and what each command does from its words to its last line.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::builder::FalseyValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use davylamp_sim::simulate;
+use serde::Serialize;
+
+use crate::acts::{SPEED, acts};
+use crate::distribution::distribution;
+use crate::input::{self, Flags, Input};
+use crate::pace::Speed;
+use crate::show::Show;
+use crate::summary::summary;
+
+/// Progressive delivery by measurement: try a Rollout before it is trusted.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-davylamp", bin_name = "kubectl davylamp", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// No colours, as with the variable `NO_COLOR`
+    #[arg(long, global = true, env = "NO_COLOR", hide_env = true, value_parser = FalseyValueParser::new())]
+    no_color: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the real controller on a simulated cluster, in virtual time
+    ///
+    /// Exits with 0 when all that the scenario expects came, with 1 when not, and with 2 when the input is wrong.
+    Simulate(Simulate),
+    /// A good version is promoted, a bad one rolled back, and a controller killed in the middle; about a minute
+    Demo(Demo),
+}
+
+#[derive(Args, Debug)]
+struct Simulate {
+    /// A scenario, or manifests with a Rollout, whose image is then released; - reads standard input
+    #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// All randomness comes from it
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// So many runs, from this seed on; then the distribution is printed
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    runs: u64,
+    /// 60x is a minute each second, drawn as it happens; max is as quick as it can be
+    #[arg(long, default_value = "max", conflicts_with = "runs")]
+    speed: Speed,
+    /// For people, or for programs
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Args, Debug)]
+struct Demo {
+    /// All randomness comes from it
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// 20x is 20 virtual seconds a second; max is as quick as it can be
+    #[arg(long, default_value = SPEED)]
+    speed: Speed,
+}
+
+impl Cli {
+    /// Whether all came that was expected.
+    pub(crate) fn run(self) -> Result<bool> {
+        let colour = !self.no_color;
+        match self.command {
+            Command::Simulate(arguments) => arguments.run(colour),
+            Command::Demo(Demo { seed, speed }) => {
+                let mut show = Show::stdout(colour);
+                show.catch_interrupt()?;
+                let expected = acts(&mut show, seed, speed)?;
+                show.close()?;
+                Ok(expected)
+            }
+        }
+    }
+}
+
+impl Simulate {
+    fn run(&self, colour: bool) -> Result<bool> {
+        let Input { name, scenario, notes } = input::read(&self.files, &self.flags)?;
+        for note in notes {
+            writeln!(io::stderr(), "note: {note}")?;
+        }
+        if self.runs > 1 {
+            let distribution = distribution(&scenario, self.seed, self.runs).context(name)?;
+            match self.output {
+                Output::Json => print_json(&distribution)?,
+                Output::Text => writeln!(io::stdout(), "{}", distribution.table())?,
+            }
+            return Ok(distribution.is_expected());
+        }
+        if self.output == Output::Json {
+            let report = simulate(&scenario, self.seed, &mut |_| {}).context(name)?;
+            print_json(&report)?;
+            return Ok(report.failures.is_empty());
+        }
+        let mut show = Show::stdout(colour);
+        show.title(&scenario.description);
+        if self.speed != Speed::Max {
+            show.catch_interrupt()?;
+        }
+        let report = show.run(&scenario, self.seed, self.speed).context(name)?;
+        show.say(&format!("\n{}\n  {:<10}{}", summary(&report), "repeat", self.repeat()));
+        show.close()?;
+        Ok(report.failures.is_empty())
+    }
+
+    /// The line that does it again.
+    fn repeat(&self) -> String {
+        let mut words = vec!["kubectl davylamp simulate".to_owned()];
+        words.extend(self.files.iter().map(|file| format!("-f {}", file.display())));
+        words.extend(self.flags.words());
+        words.push(format!("--seed {}", self.seed));
+        words.join(" ")
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn simulation(words: &str) -> Result<Simulate, clap::Error> {
+        let words = ["kubectl-davylamp", "simulate"].into_iter().chain(words.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Simulate(arguments) => arguments,
+            Command::Demo(_) => panic!("another command"),
+        })
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_alone_is_enough() {
+        let arguments = simulation("-f shop.yaml").unwrap();
+        assert_eq!((arguments.seed, arguments.runs, arguments.speed), (1, 1, Speed::Max));
+        assert_eq!(arguments.output, Output::Text);
+        assert_eq!(arguments.flags, Flags::default());
+        assert_eq!(arguments.repeat(), "kubectl davylamp simulate -f shop.yaml --seed 1");
+    }
+
+    #[test]
+    fn the_line_that_repeats_a_run_says_all_that_matters() {
+        let words = "-f a.yaml -f b.yaml --rps 200 --errors 0.5% --canary-errors 2% --for 1h --seed 7";
+        let arguments = simulation(&format!("{words} --speed 60x")).unwrap();
+        assert_eq!(arguments.repeat(), format!("kubectl davylamp simulate {words}"));
+    }
+
+    #[test]
+    fn wrong_words_are_refused_with_what_to_write() {
+        for (words, says) in [
+            ("", "--filename"),
+            ("-f a --errors 2", "write one like"),
+            ("-f a --latency 5", "write one like"),
+            ("-f a --rps -1", "like 200"),
+            ("-f a --speed quick", "60x"),
+            ("-f a --runs 0", "1..="),
+        ] {
+            let error = simulation(words).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert_eq!(simulation("-f a --runs 2 --speed 60x").unwrap_err().kind(), ErrorKind::ArgumentConflict);
+    }
+}

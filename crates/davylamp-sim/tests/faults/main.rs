@@ -1,0 +1,270 @@
+//! Each story, run with each fault at each place: it must end as it does without. About one case in forty runs by default, always
+//! the same, all of them with `DAVYLAMP_FAULTS=all`; `DAVYLAMP_FAULTS="good"` runs all faults of one story.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
+
+mod scenarios;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use davylamp_api::scalar::Duration;
+use davylamp_sim::{Fault, Report, Scenario, What, When, simulate};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+const SEED: u64 = 1;
+
+/// Faults that once made a story end otherwise: they always run.
+const EVER_FAILED: &[&str] = &[];
+
+/// Stories in which something comes at a fixed time and may find the run at another step when a fault has delayed it: it
+/// must end in the same way, with the same version behind the same route, but not by the same decisions.
+const TIMED: &[&str] = &[
+    "late regression",
+    "no data",
+    "no traffic",
+    "pods are late for the deadline",
+    "abort",
+    "retry",
+    "promote",
+    "promote a pause",
+    "new template in mid-run",
+    "back to stable",
+    "scale in mid-run",
+    "scale down in mid-run",
+    "capacity lost",
+    "route edited",
+    "route deleted",
+    "deleted and made again",
+    "steps edited",
+    "invalid edit",
+];
+
+/// Where a story may end otherwise, and why that is right.
+const MAY_DIFFER: &[(&str, &str, &str)] = &[
+    (
+        "never ready",
+        "metrics slow",
+        "it lasts until the next attempt, which comes by itself after two minutes",
+    ),
+    (
+        "no data",
+        "event 48 lost",
+        "the first release is not yet seen to be ready when the next one comes, and is superseded",
+    ),
+];
+
+/// One fault in one story.
+struct Case<'a> {
+    story: &'a str,
+    scenario: &'a Scenario,
+    clean: &'a Report,
+    name: String,
+    fault: Fault,
+}
+
+/// What must be the same: the decisions of each run, and what is left at the end.
+#[derive(Debug, PartialEq)]
+struct Ending {
+    decisions: BTreeMap<String, Vec<String>>,
+    objects: BTreeMap<String, Value>,
+    phase: String,
+    stable: String,
+    outcome: Option<String>,
+}
+
+impl Ending {
+    fn of(story: &str, report: &Report) -> Self {
+        if TIMED.contains(&story) {
+            let kept = |name: &&String| name.starts_with("HTTPRoute/") || name.starts_with("Service/");
+            let objects = report.objects.iter().filter(|(name, _)| kept(name));
+            return Self {
+                decisions: BTreeMap::new(),
+                objects: objects.map(|(name, object)| (name.clone(), object.clone())).collect(),
+                phase: report.phase.clone(),
+                stable: report.stable.clone(),
+                outcome: report.outcome.clone(),
+            };
+        }
+        let chain = |records: &[davylamp_api::run::DecisionRecord]| {
+            records.iter().map(|r| format!("{} -> {} ({}, step {})", r.from, r.to, r.rule, r.step)).collect()
+        };
+        Self {
+            decisions: report.runs.iter().map(|(run, records)| (run.clone(), chain(records))).collect(),
+            objects: report.objects.iter().map(|(n, o)| (n.clone(), lasting(o, &report.stable))).collect(),
+            phase: report.phase.clone(),
+            stable: report.stable.clone(),
+            outcome: report.outcome.clone(),
+        }
+    }
+
+    /// Where they differ, in a few lines.
+    fn difference(&self, other: &Self) -> Option<String> {
+        if self == other {
+            return None;
+        }
+        let mut lines = Vec::new();
+        for (run, chain) in &self.decisions {
+            let found = other.decisions.get(run);
+            if found != Some(chain) {
+                lines.push(format!("  decisions of {run}:\n    clean {chain:#?}\n    now   {found:#?}"));
+            }
+        }
+        for name in self.objects.keys().chain(other.objects.keys()) {
+            let (clean, now) = (self.objects.get(name), other.objects.get(name));
+            if clean != now {
+                let text = |value: Option<&Value>| value.map(ToString::to_string);
+                lines.push(format!("  {name}:\n    clean {:?}\n    now   {:?}", text(clean), text(now)));
+            }
+        }
+        let ends = |e: &Self| (e.phase.clone(), e.stable.clone(), e.outcome.clone());
+        if ends(self) != ends(other) {
+            lines.push(format!("  clean {:?}, now {:?}", ends(self), ends(other)));
+        }
+        lines.dedup();
+        Some(lines.join("\n"))
+    }
+}
+
+/// Without what goes on while the Rollout is at rest: times, a new attempt later, and pods of the version before, which go
+/// after a while.
+fn lasting(object: &Value, stable: &str) -> Value {
+    let mut object = object.clone();
+    let mut without = |parent: &str, field: &str| {
+        if let Some(parent) = object.pointer_mut(parent).and_then(Value::as_object_mut) {
+            parent.remove(field);
+        }
+    };
+    without("/status", "old");
+    without("/status/state", "deadline");
+    without("/status/latest", "notBefore");
+    let image = object.pointer("/spec/template/spec/containers/0/image").and_then(Value::as_str);
+    if object["kind"] == "ReplicaSet" && image != Some(stable) {
+        object["status"] = Value::Null;
+        object["spec"]["replicas"] = Value::Null;
+    }
+    object
+}
+
+fn faults(clean: &Report) -> Vec<(String, Fault)> {
+    let mut faults = Vec::new();
+    let at_writes = [
+        ("killed before", What::CrashBefore),
+        ("killed after", What::CrashAfter),
+        ("handed over at", What::HandOver),
+        ("409 at", What::Refuse(409)),
+        ("429 at", What::Refuse(429)),
+        ("500 at", What::Refuse(500)),
+        ("504 although done at", What::DoneBut(504)),
+        ("reads lag from", What::Lag(Duration::from_secs(2))),
+    ];
+    for number in 1..=clean.writes.len() as u64 {
+        for (name, what) in &at_writes {
+            let fault = Fault { when: When::Write(number), what: what.clone() };
+            faults.push((format!("{name} write {number}"), fault));
+        }
+    }
+    for number in 1..=clean.events {
+        faults.push((format!("event {number} lost"), Fault { when: When::Event(number), what: What::Lose }));
+    }
+    for seconds in (5..240).step_by(15) {
+        let at = When::At(Duration::from_secs(seconds));
+        for (name, what) in [
+            ("server away", What::Away(Duration::from_secs(60))),
+            ("metrics slow", What::MetricsSlow(Duration::from_secs(8))),
+            ("metrics away", What::MetricsAway(Duration::from_secs(20))),
+        ] {
+            faults.push((format!("{name} at {seconds} s"), Fault { when: at.clone(), what }));
+        }
+    }
+    faults
+}
+
+/// The same few each time, about one in forty.
+fn is_chosen(name: &str) -> bool {
+    Sha256::digest(name.as_bytes())[0] < 6
+}
+
+fn run(case: &Case<'_>) -> Option<String> {
+    let mut scenario = case.scenario.clone();
+    scenario.faults.push(case.fault.clone());
+    let report = match simulate(&scenario, SEED, &mut |_| {}) {
+        Ok(report) => report,
+        Err(error) => return Some(error.to_string()),
+    };
+    Ending::of(case.story, case.clean).difference(&Ending::of(case.story, &report))
+}
+
+/// Does it on all cores, in order of the list as far as that goes.
+fn on_all_cores<T: Sync, R: Send>(list: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some((index, item)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, list.get(i)?)))
+                {
+                    let result = work(item);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[test]
+fn each_story_ends_as_it_should() {
+    let stories = scenarios::all();
+    let failures = on_all_cores(&stories, |(name, scenario)| {
+        let report = simulate(scenario, SEED, &mut |_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+        (!report.failures.is_empty()).then(|| {
+            let told: Vec<_> =
+                report.timeline.iter().map(|e| format!("    {:>7} ms {}", e.at_ms, e.text)).collect();
+            format!("{name}, seed {SEED}: {:?}\n{}", report.failures, told.join("\n"))
+        })
+    });
+    let failures: Vec<_> = failures.into_iter().flatten().collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn each_story_ends_the_same_whatever_breaks() {
+    #[allow(clippy::disallowed_methods, reason = "how much runs is said outside of the test")]
+    let chosen = std::env::var("DAVYLAMP_FAULTS").unwrap_or_default();
+    let stories = scenarios::all();
+    let clean = on_all_cores(&stories, |(_, scenario)| simulate(scenario, SEED, &mut |_| {}).unwrap());
+    let mut cases = Vec::new();
+    for ((story, scenario), clean) in stories.iter().zip(&clean) {
+        for (name, fault) in faults(clean) {
+            let name = format!("{story}: {name}");
+            let wanted = match chosen.as_str() {
+                "all" => true,
+                "" => is_chosen(&name) || EVER_FAILED.contains(&name.as_str()),
+                only => only == *story || only == name,
+            };
+            if wanted {
+                cases.push(Case { story, scenario, clean, name, fault });
+            }
+        }
+    }
+    assert!(!cases.is_empty(), "no story or fault is named {chosen:?}");
+    let failures = on_all_cores(&cases, |case| {
+        let difference = run(case)?;
+        let reason =
+            MAY_DIFFER.iter().find(|(story, fault, _)| *story == case.story && case.name.contains(fault));
+        let otherwise =
+            reason.is_none().then(|| format!("DAVYLAMP_FAULTS={:?}, seed {SEED}:\n{difference}", case.name));
+        if let Some(otherwise) = &otherwise {
+            eprintln!("{otherwise}");
+        }
+        otherwise
+    });
+    let failures: Vec<_> = failures.into_iter().flatten().collect();
+    eprintln!("{} stories with faults, {} ended otherwise", cases.len(), failures.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

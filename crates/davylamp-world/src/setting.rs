@@ -1,0 +1,208 @@
+//! What a world is like: [`Setting`], written by whoever simulates something. Only data: what follows from it is
+//! elsewhere.
+
+use std::collections::BTreeMap;
+
+use davylamp_api::scalar::{Duration, Percent};
+use serde::Deserialize;
+
+/// A service's users, its versions, and the habits of its cluster. All that is left out is quiet, quick and healthy.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Setting {
+    /// Who sends requests.
+    pub users: Users,
+    /// How a version behaves, by the image of its first container; others behave like `default`.
+    pub versions: BTreeMap<String, Version>,
+    /// How a version behaves that is not named.
+    pub default: Version,
+    /// How pods come and go.
+    pub pods: Pods,
+    /// How quickly the gateway follows.
+    pub gateway: Gateway,
+    /// How metrics are read.
+    pub scrapes: Scrapes,
+}
+
+/// Who sends requests.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Users {
+    /// Requests a second, on average.
+    pub requests_per_second: f64,
+    /// How far the day's peak lies above the average, and its lowest hour below it, at noon and at midnight UTC.
+    pub daily: Percent,
+    /// Bursts of errors that hit both versions alike.
+    pub bursts: Bursts,
+    /// For how long a client keeps its connection and with it its pod, whatever the weights say meanwhile.
+    pub keep_alive: Duration,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self {
+            requests_per_second: 100.0,
+            daily: Percent::default(),
+            bursts: Bursts::default(),
+            keep_alive: Duration::default(),
+        }
+    }
+}
+
+/// Bursts of errors that hit both versions alike, at random times.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Bursts {
+    /// How many, on average.
+    pub per_hour: f64,
+    /// How long each is.
+    pub last: Duration,
+    /// The share of requests that fail beyond the usual.
+    pub errors: Percent,
+}
+
+/// How a version behaves.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Version {
+    /// The share of its requests that fail.
+    pub errors: Percent,
+    /// The median time of an answer.
+    pub latency: Duration,
+    /// The standard deviation of the logarithm of that time.
+    pub latency_spread: f64,
+    /// The share of requests that end in a sign-up.
+    pub sign_ups: Percent,
+    /// Memory of a pod at its start and what it grows by each minute, in MiB.
+    pub memory: Memory,
+    /// What changes when a pod has served for a while; absent: nothing.
+    pub later: Option<Later>,
+    /// What is different in a pod's first moments; absent: nothing.
+    pub warmup: Option<Warmup>,
+    /// Some pods are worse than others; absent: none.
+    pub bad_pods: Option<BadPods>,
+    /// Its pods are never ready.
+    pub never_ready: bool,
+}
+
+impl Default for Version {
+    fn default() -> Self {
+        Self {
+            errors: Percent::default(),
+            latency: Duration::from_millis(50),
+            latency_spread: 0.5,
+            sign_ups: Percent::default(),
+            memory: Memory::default(),
+            later: None,
+            warmup: None,
+            bad_pods: None,
+            never_ready: false,
+        }
+    }
+}
+
+/// Memory of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Memory {
+    /// At its start, in MiB.
+    pub start: f64,
+    /// More in each minute, in MiB.
+    pub growth: f64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { start: 100.0, growth: 0.0 }
+    }
+}
+
+/// What changes when a pod has served for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Later {
+    /// Once a pod is as old as this.
+    pub after: Duration,
+    /// The share of its requests that fail from then on.
+    pub errors: Percent,
+}
+
+/// What is different in a pod's first moments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Warmup {
+    /// Until a pod is as old as this.
+    pub last: Duration,
+    /// The share of its requests that fail meanwhile.
+    pub errors: Percent,
+}
+
+/// Some pods are worse than others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BadPods {
+    /// The chance of a pod to be one.
+    pub share: Percent,
+    /// The share of its requests that fail.
+    pub errors: Percent,
+}
+
+/// How pods come and go.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Pods {
+    /// From its creation until a pod is ready, on average.
+    pub start: Duration,
+    /// From the request to end until a pod is gone.
+    pub stop: Duration,
+    /// Pods that the cluster has room for; absent: enough.
+    pub room: Option<u32>,
+}
+
+impl Default for Pods {
+    fn default() -> Self {
+        Self { start: Duration::from_secs(5), stop: Duration::from_secs(10), room: None }
+    }
+}
+
+/// How quickly the gateway follows.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Gateway {
+    /// From a change of a route or of endpoints until requests follow it; its status follows half a second later.
+    pub lag: Duration,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self { lag: Duration::from_millis(500) }
+    }
+}
+
+/// How metrics are read.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Scrapes {
+    /// Between two scrapes of a pod.
+    pub interval: Duration,
+    /// The share of scrapes that fail.
+    pub lost: Percent,
+    /// How late a sample may become visible.
+    pub late: Duration,
+}
+
+impl Default for Scrapes {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(15), lost: Percent::default(), late: Duration::default() }
+    }
+}
+
+/// Something that happens to the whole service for a while: it hits all versions alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Incident {
+    /// How long it lasts.
+    pub last: Duration,
+    /// The share of requests that fail beyond the usual.
+    pub errors: Percent,
+}
