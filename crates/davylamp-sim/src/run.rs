@@ -40,6 +40,9 @@ pub enum SimError {
     /// The Rollout has no name.
     #[error("the scenario's rollout has no metadata.name")]
     Nameless,
+    /// The scenario names an endpoint or a dependency that is none.
+    #[error("{0} is of no endpoint in world.users.endpoints")]
+    Nobody(String),
     /// The API server does not take what the scenario starts with.
     #[error("{what} is refused: {message}")]
     Refused {
@@ -99,6 +102,9 @@ struct Processes {
 
 impl<'a> Simulation<'a> {
     async fn start(scenario: &'a Scenario, seed: u64) -> Result<Self, SimError> {
+        if let Some(name) = scenario.nameless() {
+            return Err(SimError::Nobody(name));
+        }
         let config = davylamp_world::Config { seed, ..davylamp_world::Config::default() };
         let (wall, start) = (config.start, Instant::now());
         let world = World::new(config, scenario.world.clone());
@@ -294,7 +300,7 @@ impl<'a> Simulation<'a> {
             Happening::Delete => self.delete(&rollout).await?,
             Happening::Create => self.user.apply(&self.scenario.rollout).await?,
             Happening::DeleteRoute => self.delete(&route).await?,
-            Happening::Incident(incident) => self.world.incident(*incident),
+            Happening::Incident(incident) => self.world.incident(incident.clone()),
             Happening::Lose(share) => self.world.lose(self.newest(), *share),
             Happening::Restore => self.world.restore(),
             Happening::Users(rate) => self.world.users(*rate),

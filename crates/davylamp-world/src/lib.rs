@@ -31,6 +31,7 @@ pub use http::serve;
 pub use refusal::Refusal;
 pub use server::{ApiServer, Body, Config};
 pub use setting::{
-    BadPods, Bursts, Gateway, Incident, Later, Memory, Pods, Scrapes, Setting, Users, Version, Warmup,
+    BadPods, Bursts, Endpoint, Gateway, Incident, Later, Memory, Missing, Pods, Restarts, Scrapes, Setting,
+    Users, Version, Warmup,
 };
-pub use world::{Series, Tally, World};
+pub use world::{Bucket, NativeHistogram, Series, Tally, World};

@@ -1,13 +1,16 @@
 //! The world around an API server: [`World`] lets workloads come and go, carries users' requests to pods, and keeps what
 //! a Prometheus would have scraped of them.
 
+mod autoscaler;
+mod deployment;
 mod gateway;
+mod native;
 mod pod;
 mod random;
 mod users;
 mod workloads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,10 +19,14 @@ use promql_parser::label::Matcher;
 use promql_parser::parser::{self, Expr};
 use tokio::time::{Instant, sleep, sleep_until};
 
+pub use self::native::{Bucket, NativeHistogram};
+
+use self::autoscaler::Autoscalers;
 use self::gateway::Gateway;
+use self::random::Random;
 use self::users::Users;
 use self::workloads::{Look, Workloads};
-use crate::setting::{Incident, Setting};
+use crate::setting::{Incident, Missing, Setting};
 use crate::{ApiServer, Config};
 
 /// From a write until the cluster's controllers have seen it.
@@ -28,10 +35,12 @@ const REACTION: Duration = Duration::from_millis(50);
 const GARBAGE: Duration = Duration::from_millis(200);
 
 /// What the cluster's parts look at: a change of nothing else concerns them.
-const SEEN: [(&str, &str); 7] = [
+const SEEN: [(&str, &str); 9] = [
     ("", "pods"),
     ("", "services"),
+    ("apps", "deployments"),
     ("apps", "replicasets"),
+    ("autoscaling", "horizontalpodautoscalers"),
     ("discovery.k8s.io", "endpointslices"),
     ("gateway.networking.k8s.io", "gatewayclasses"),
     ("gateway.networking.k8s.io", "gateways"),
@@ -52,8 +61,9 @@ struct Inner {
     workloads: Workloads,
     gateway: Gateway,
     users: Users,
+    autoscalers: Autoscalers,
     /// What the cluster's parts have seen, and when they have more to do.
-    seen: [u64; 7],
+    seen: [u64; 9],
     due: i64,
     /// Samples until then are forgotten.
     forgotten: i64,
@@ -76,6 +86,8 @@ pub struct Series {
     pub labels: BTreeMap<String, String>,
     /// Times in ms since 1970, and values.
     pub samples: Vec<(i64, f64)>,
+    /// The same of a native histogram, which has no values.
+    pub histograms: Vec<(i64, NativeHistogram)>,
 }
 
 impl World {
@@ -89,7 +101,8 @@ impl World {
             workloads: Workloads::default(),
             gateway: Gateway::default(),
             users: Users::new(setting.users.clone(), config.seed, now),
-            seen: [0; 7],
+            autoscalers: Autoscalers::default(),
+            seen: [0; 9],
             due: i64::MIN,
             forgotten: i64::MIN,
             tally: Tally::default(),
@@ -122,7 +135,10 @@ impl World {
 
     /// Errors that hit all versions alike, from now on for a while.
     pub fn incident(&self, incident: Incident) {
-        self.change(|inner, now| inner.users.incident(incident, now));
+        self.change(|inner, now| {
+            let nodes = incident.nodes.map(|count| inner.some_nodes(count, now));
+            inner.users.incident(incident, nodes, now);
+        });
     }
 
     /// Another rate of requests a second, from now on.
@@ -170,16 +186,27 @@ impl World {
         let inner = self.inner();
         let mut found = Vec::new();
         for ((namespace, pod), life) in &inner.workloads.pods {
-            let own = BTreeMap::from(
+            let (instance, job) = if name == pod::RESTARTS {
+                ("kube-state-metrics:8080", "kube-state-metrics")
+            } else {
+                (life.pod.address.as_str(), "pods")
+            };
+            let mut own = BTreeMap::from(
                 [
                     ("__name__", name.as_str()),
                     ("namespace", namespace),
                     ("pod", pod),
-                    ("instance", &life.pod.address),
-                    ("job", "pods"),
+                    ("instance", instance),
+                    ("job", job),
                 ]
                 .map(|(key, value)| (key.to_owned(), value.to_owned())),
             );
+            let missing = inner.setting.scrapes.missing.as_ref().filter(|_| life.lacks_label);
+            if name == pod::RESTARTS {
+                own.insert("container".to_owned(), life.container.clone());
+            } else if let Some(Missing { label, .. }) = missing {
+                own.remove(label);
+            }
             let holds = |labels: &BTreeMap<String, String>, matcher: &Matcher| {
                 matcher.is_match(labels.get(&matcher.name).map_or("", String::as_str))
             };
@@ -187,16 +214,20 @@ impl World {
             if !of_target.into_iter().all(|matcher| holds(&own, matcher)) {
                 continue;
             }
-            let series = pod::series(&life.pod, &name, |sample| {
+            let mut series = pod::series(&life.pod, &name, |sample| {
                 sample.at > at_ms - range
                     && sample.at <= at_ms
                     && sample.visible <= now
                     && sample.at > inner.forgotten
             });
-            for Series { labels, samples } in series {
-                let labels: BTreeMap<String, String> = own.clone().into_iter().chain(labels).collect();
-                if !samples.is_empty() && matchers.iter().all(|matcher| holds(&labels, matcher)) {
-                    found.push(Series { labels, samples });
+            if let Some(Missing { label, .. }) = missing {
+                series = without(label, series);
+            }
+            for one in series {
+                let labels: BTreeMap<String, String> = own.clone().into_iter().chain(one.labels).collect();
+                let empty = one.samples.is_empty() && one.histograms.is_empty();
+                if !empty && matchers.iter().all(|matcher| holds(&labels, matcher)) {
+                    found.push(Series { labels, ..one });
                 }
             }
         }
@@ -238,7 +269,8 @@ impl World {
             if let Some(routing) = routing {
                 inner.users.follow(routing);
             }
-            inner.due = workloads.min(gateway);
+            let autoscalers = inner.autoscalers.look(&look, &inner.workloads.pods);
+            inner.due = workloads.min(gateway).min(autoscalers);
         }
         let next = inner.due.min(inner.users.next()).min(inner.scrape(now));
         let wait = u64::try_from(next.saturating_sub(now)).unwrap_or(0);
@@ -246,7 +278,33 @@ impl World {
     }
 }
 
+/// Series that differ in this label alone become one: their sum.
+fn without(label: &str, series: Vec<Series>) -> Vec<Series> {
+    let mut found: Vec<Series> = Vec::new();
+    for mut one in series {
+        one.labels.remove(label);
+        if let Some(same) = found.iter_mut().find(|same| same.labels == one.labels) {
+            let mut sums: BTreeMap<i64, f64> = same.samples.iter().copied().collect();
+            for (at, value) in one.samples {
+                *sums.entry(at).or_default() += value;
+            }
+            same.samples = sums.into_iter().collect();
+        } else {
+            found.push(one);
+        }
+    }
+    found
+}
+
 impl Inner {
+    /// So many nodes, by lot.
+    fn some_nodes(&self, count: u32, now: i64) -> BTreeSet<String> {
+        let lot = |node: &String| Random::of(self.seed, &format!("incident {now} {node}")).share();
+        let mut nodes = workloads::nodes(&self.setting.pods);
+        nodes.sort_by(|a, b| lot(a).total_cmp(&lot(b)));
+        nodes.into_iter().take(count as usize).collect()
+    }
+
     /// Scrapes all pods whose turn it is; gives when the next one's is.
     fn scrape(&mut self, now: i64) -> i64 {
         let scrapes = &self.setting.scrapes;
