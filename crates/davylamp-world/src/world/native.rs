@@ -73,7 +73,9 @@ impl Native {
                 .filter(|(_, share)| *share > 0.0)
                 .collect();
             let sum: f64 = parts.iter().map(|(_, share)| share).sum();
-            parts.iter_mut().for_each(|(_, share)| *share /= sum);
+            for (_, share) in &mut parts {
+                *share /= sum;
+            }
             parts
         });
         let parts = parts.collect();
