@@ -16,6 +16,7 @@ use crate::kinds::Table;
 use crate::server::write::text;
 use crate::setting::Setting;
 use crate::store::Key;
+use crate::walk::Walk;
 
 /// How a pod stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ fn has_labels(object: &Value, wanted: Option<&Value>) -> bool {
 }
 
 fn number(object: &Value, path: &str) -> Option<i64> {
-    object.pointer(path).and_then(Value::as_i64)
+    object.path(path).and_then(Value::as_i64)
 }
 
 fn is_true(pod: &Value, condition: &str) -> Option<i64> {
