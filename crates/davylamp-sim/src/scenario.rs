@@ -4,6 +4,7 @@ use std::fmt;
 
 use davylamp_api::action::Verb;
 use davylamp_api::scalar::{Duration, Percent};
+use davylamp_api::status::StateName;
 use davylamp_world::{Incident, Setting};
 use serde::Deserialize;
 use serde_json::Value;
@@ -26,7 +27,7 @@ pub struct Scenario {
     /// Users, versions, and the cluster's habits.
     #[serde(default)]
     pub world: Setting,
-    /// What is done, in the order of time.
+    /// What is done: in the order of time; in the order in which it is written, if something of it has a `since`.
     #[serde(default)]
     pub events: Vec<Event>,
     /// What breaks.
@@ -66,11 +67,24 @@ const fn longest() -> Duration {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Event {
-    /// After the start.
+    /// After the start, or after the moment that `since` names.
     pub at: Duration,
+    /// The first moment, once all events before it are done, at which the Rollout is like this.
+    #[serde(default)]
+    pub since: Option<Moment>,
     /// What.
     #[serde(rename = "do", with = "singleton_map")]
     pub what: Happening,
+}
+
+/// How a Rollout stands. What is absent is not looked at: `{}` is any moment, with a Rollout or without.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Moment {
+    /// Its state, like `Judging`.
+    pub state: Option<StateName>,
+    /// The step, counted from 1.
+    pub step: Option<i32>,
 }
 
 /// What is done.

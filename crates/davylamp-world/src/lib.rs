@@ -17,6 +17,7 @@ mod discovery;
 mod garbage;
 mod http;
 mod kinds;
+mod memo;
 mod patch;
 mod refusal;
 mod request;
@@ -25,6 +26,7 @@ mod selector;
 mod server;
 mod setting;
 mod store;
+mod walk;
 mod world;
 
 pub use http::serve;

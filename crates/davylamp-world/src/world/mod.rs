@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use davylamp_api::scalar::Percent;
 use promql_parser::label::Matcher;
-use promql_parser::parser::{self, Expr};
+use promql_parser::parser::{self, Expr, MatrixSelector};
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub use self::native::{Bucket, NativeHistogram};
@@ -26,6 +26,7 @@ use self::gateway::Gateway;
 use self::random::Random;
 use self::users::Users;
 use self::workloads::{Look, Workloads};
+use crate::memo::Memo;
 use crate::setting::{Incident, Missing, Setting};
 use crate::{ApiServer, Config};
 
@@ -33,6 +34,8 @@ use crate::{ApiServer, Config};
 const REACTION: Duration = Duration::from_millis(50);
 /// From a deletion until what belongs to the object goes.
 const GARBAGE: Duration = Duration::from_millis(200);
+
+static SELECTORS: Memo<Arc<MatrixSelector>> = Memo::new();
 
 /// What the cluster's parts look at: a change of nothing else concerns them.
 const SEEN: [(&str, &str); 9] = [
@@ -126,7 +129,7 @@ impl World {
                 tokio::select! {
                     biased;
                     () = sleep_until(next) => {}
-                    () = self.server.inner.written.notified() => sleep(REACTION).await,
+                    () = self.stirred() => sleep(REACTION).await,
                 }
             }
         };
@@ -176,9 +179,10 @@ impl World {
     /// The samples of a range selector, like `http_requests_total{code=~"5.."}[90s]`, at a time in ms since 1970. What is
     /// wrong with it is the error.
     pub fn query(&self, promql: &str, at_ms: i64) -> Result<Vec<Series>, String> {
-        let Expr::MatrixSelector(selector) = parser::parse(promql)? else {
-            return Err("only range selectors are answered here".to_owned());
-        };
+        let selector = SELECTORS.get(promql, || match parser::parse(promql)? {
+            Expr::MatrixSelector(selector) => Ok(Arc::new(selector)),
+            _ => Err("only range selectors are answered here".to_owned()),
+        })?;
         let name = selector.vs.name.clone().unwrap_or_default();
         let matchers: &[Matcher] = &selector.vs.matchers.matchers;
         let range = i64::try_from(selector.range.as_millis()).unwrap_or(i64::MAX);
@@ -214,12 +218,9 @@ impl World {
             if !of_target.into_iter().all(|matcher| holds(&own, matcher)) {
                 continue;
             }
-            let mut series = pod::series(&life.pod, &name, |sample| {
-                sample.at > at_ms - range
-                    && sample.at <= at_ms
-                    && sample.visible <= now
-                    && sample.at > inner.forgotten
-            });
+            let since = inner.forgotten.max(at_ms - range);
+            let mut series =
+                pod::series(&life.pod, &name, since, |sample| sample.at <= at_ms && sample.visible <= now);
             if let Some(Missing { label, .. }) = missing {
                 series = without(label, series);
             }
@@ -252,15 +253,29 @@ impl World {
         self.server.inner.written.notify_one();
     }
 
+    /// Until there is something to look at before it is due.
+    async fn stirred(&self) {
+        loop {
+            self.server.inner.written.notified().await;
+            let seen = self.seen();
+            let inner = self.inner();
+            if seen != inner.seen || inner.due <= self.now() {
+                return;
+            }
+        }
+    }
+
+    fn seen(&self) -> [u64; 9] {
+        let state = self.server.state();
+        SEEN.map(|(group, plural)| state.store.last(&workloads::table(group, plural)))
+    }
+
     /// Does all that is due; gives when there is more.
     fn look(&self) -> Instant {
         let now = self.now();
         let inner = &mut *self.inner();
         inner.users.advance(&mut inner.workloads.pods, now);
-        let seen = {
-            let state = self.server.state();
-            SEEN.map(|(group, plural)| state.store.last(&workloads::table(group, plural)))
-        };
+        let seen = self.seen();
         if seen != inner.seen || now >= inner.due {
             inner.seen = seen;
             let look = Look { server: &self.server, setting: &inner.setting, seed: inner.seed, now };

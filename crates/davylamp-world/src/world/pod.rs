@@ -312,9 +312,10 @@ fn middle(index: usize) -> f64 {
     f64::midpoint(lower, upper)
 }
 
-/// The series of a pod with this name, with the labels that tell them apart, at times that `shown` admits.
-pub(super) fn series(pod: &Pod, name: &str, shown: impl Fn(&Sample) -> bool) -> Vec<Series> {
-    let shown = pod.samples.iter().filter(|sample| shown(sample));
+/// The series of a pod with this name, with the labels that tell them apart: what `shown` admits of the samples after `since`.
+pub(super) fn series(pod: &Pod, name: &str, since: i64, shown: impl Fn(&Sample) -> bool) -> Vec<Series> {
+    let first = pod.samples.partition_point(|sample| sample.at <= since);
+    let shown = pod.samples.range(first..).filter(|sample| shown(sample));
     if name == RESTARTS {
         let samples = shown.map(|s| (s.at, f64::from(s.restarts))).collect();
         return vec![Series { samples, ..Series::default() }];
@@ -416,7 +417,7 @@ mod tests {
         pod.take(10.0, 0, |_| 0.0);
         pod.draw();
         pod.scrape(1_000, 0.0, Duration::default());
-        let series = series(&pod, "http_requests_total", |_| true);
+        let series = series(&pod, "http_requests_total", 0, |_| true);
         let lengths: Vec<_> = series.iter().map(|one| (&one.labels["code"], one.samples.len())).collect();
         assert_eq!(lengths, [(&"200".to_owned(), 1), (&"500".to_owned(), 0)]);
     }

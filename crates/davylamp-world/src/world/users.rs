@@ -13,8 +13,8 @@ use crate::store::Key;
 #[derive(Debug)]
 pub(super) struct Users {
     setting: setting::Users,
-    /// Where requests go now: with connections that are kept, not yet where the routing says.
     routing: Routing,
+    /// Where requests go now: with connections that are kept, not yet where the routing says. Has all its pods.
     shares: BTreeMap<Key, f64>,
     nowhere: f64,
     incidents: Vec<Trouble>,
@@ -96,23 +96,22 @@ impl Users {
             } else {
                 (0.0, 0.0)
             };
-            let known: Vec<Key> = self.shares.keys().chain(self.routing.pods.keys()).cloned().collect();
             let mut unanswered = self.nowhere + (self.routing.nowhere - self.nowhere) * (1.0 - mean);
-            for key in known.into_iter().collect::<BTreeSet<_>>() {
-                let to = self.routing.pods.get(&key).copied().unwrap_or(0.0);
-                let from = self.shares.get(&key).copied().unwrap_or(0.0);
-                let share = to + (from - to) * mean;
-                match pods.get_mut(&key).filter(|life| life.runs(now)) {
+            let routing = &self.routing;
+            self.shares.retain(|key, from| {
+                let to = routing.pods.get(key).copied().unwrap_or(0.0);
+                let share = to + (*from - to) * mean;
+                match pods.get_mut(key).filter(|life| life.runs(now)) {
                     Some(life) => {
                         let around = |dependency: Option<&str>| around(&life.node, dependency);
                         life.pod.take(requests * share, middle, around);
                     }
                     None => unanswered += share,
                 }
-                self.shares.insert(key, to + (from - to) * end);
-            }
+                *from = to + (*from - to) * end;
+                to > 0.0 || *from > 1e-9
+            });
             self.nowhere = self.routing.nowhere + (self.nowhere - self.routing.nowhere) * end;
-            self.shares.retain(|_, share| *share > 1e-9);
             // Of a share below this, rounding is the reason.
             if unanswered > 1e-9 {
                 self.lost += self.unanswered.poisson(requests * unanswered);

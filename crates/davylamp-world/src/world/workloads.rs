@@ -17,6 +17,7 @@ use crate::kinds::Table;
 use crate::server::write::text;
 use crate::setting::{self, Setting};
 use crate::store::Key;
+use crate::walk::Walk;
 
 /// How a pod stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +143,7 @@ pub(super) fn has_labels(object: &Value, wanted: Option<&Value>) -> bool {
 }
 
 pub(super) fn number(object: &Value, path: &str) -> Option<i64> {
-    object.pointer(path).and_then(Value::as_i64)
+    object.path(path).and_then(Value::as_i64)
 }
 
 /// The owner that controls an object.
