@@ -20,13 +20,13 @@ impl<T: Clone> Memo<T> {
         if let Some(known) = self.lock().get(text) {
             return Ok(known.clone());
         }
-        let made = make()?;
+        let new = make()?;
         let mut known = self.lock();
         if known.len() >= MOST {
             known.clear();
         }
-        known.insert(text.to_owned(), made.clone());
-        Ok(made)
+        known.insert(text.to_owned(), new.clone());
+        Ok(new)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, T>> {

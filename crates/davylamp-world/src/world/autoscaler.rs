@@ -15,7 +15,7 @@ const METRIC: &str = "http_requests_per_second";
 const BY: &str = "horizontal-pod-autoscaler";
 /// Between two looks, in ms.
 const PERIOD: i64 = 15_000;
-/// Over which the rate is taken, in ms.
+/// Scrapes that are older say nothing, in ms.
 const WINDOW: i64 = 60_000;
 /// So far from the target nothing is done.
 const TOLERANCE: f64 = 0.1;
@@ -125,7 +125,9 @@ impl Autoscaler {
         if *before != status {
             let path =
                 format!("/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers/{name}/status");
-            look.write(BY, &Method::PATCH, &path, json!({"status": status}));
+            let mut changed = object.clone();
+            changed["status"] = status;
+            look.write(BY, &Method::PUT, &path, changed);
         }
     }
 

@@ -251,18 +251,20 @@ impl Deployment<'_> {
         let patience = number(self.object, "/spec/progressDeadlineSeconds").unwrap_or(600) * 1_000;
         let since = last.and_then(|last| text(last, "/lastUpdateTime").parse::<Instant>().ok());
         let due = since.filter(|_| !moved).map_or(look.now, Instant::as_millisecond) + patience;
-        let mut progress = if look.now >= due {
+        let late = look.now >= due || (was == EXCEEDED && !moved);
+        let mut progress = if late {
             let message = format!("ReplicaSet {name:?} has timed out progressing.");
-            condition(false, "ProgressDeadlineExceeded", &message)
+            condition(false, EXCEEDED, &message)
         } else {
             condition(true, "ReplicaSetUpdated", &format!("ReplicaSet {name:?} is progressing."))
         };
         updated_at(&mut progress, before, moved, look);
-        (progress, if look.now >= due { i64::MAX } else { due })
+        (progress, if late { i64::MAX } else { due })
     }
 }
 
 const AVAILABLE: &str = "NewReplicaSetAvailable";
+const EXCEEDED: &str = "ProgressDeadlineExceeded";
 
 fn find<'a>(status: &'a Value, condition: &str) -> Option<&'a Value> {
     status["conditions"].as_array()?.iter().find(|c| c["type"] == condition)

@@ -179,9 +179,11 @@ impl World {
     /// The samples of a range selector, like `http_requests_total{code=~"5.."}[90s]`, at a time in ms since 1970. What is
     /// wrong with it is the error.
     pub fn query(&self, promql: &str, at_ms: i64) -> Result<Vec<Series>, String> {
-        let selector = SELECTORS.get(promql, || match parser::parse(promql)? {
-            Expr::MatrixSelector(selector) => Ok(Arc::new(selector)),
-            _ => Err("only range selectors are answered here".to_owned()),
+        let selector = SELECTORS.get(promql, || {
+            let Expr::MatrixSelector(selector) = parser::parse(promql)? else {
+                return Err("only range selectors are answered here".to_owned());
+            };
+            Ok(Arc::new(selector))
         })?;
         let name = selector.vs.name.clone().unwrap_or_default();
         let matchers: &[Matcher] = &selector.vs.matchers.matchers;

@@ -184,18 +184,15 @@ impl Pod {
         [cold, old, bad].into_iter().flatten().fold(errors.share(), |worst, e| worst.max(e.share()))
     }
 
-    /// Requests per second that scrapes after `since` saw, if two did.
+    /// Requests per second between the last two scrapes after `since`, if there were two.
     pub(super) fn rate(&self, since: i64, now: i64) -> Option<f64> {
-        let seen = self.samples.iter().filter(|s| s.up && s.at > since && s.visible <= now);
-        let seen: Vec<(i64, u64)> = seen.map(|s| (s.at, s.counters.buckets.iter().sum())).collect();
-        let (first, last) = (seen.first()?.0, seen.last()?.0);
+        let mut seen =
+            self.samples.iter().rev().filter(|s| s.up && s.visible <= now).take_while(|s| s.at > since);
+        let (last, before) = (seen.next()?, seen.next()?);
+        let count = |sample: &Sample| sample.counters.buckets.iter().sum::<u64>();
         // One that is smaller began at zero.
-        let more = seen.windows(2).map(|pair| match pair {
-            [(_, before), (_, after)] => after.checked_sub(*before).unwrap_or(*after),
-            _ => 0,
-        });
-        let came: u64 = more.sum();
-        (last > first).then(|| as_f64(came) * 1_000.0 / as_f64((last - first).unsigned_abs()))
+        let came = count(last).checked_sub(count(before)).unwrap_or_else(|| count(last));
+        Some(as_f64(came) * 1_000.0 / as_f64((last.at - before.at).unsigned_abs()))
     }
 
     /// So many requests are expected to have come around this time; `around` is the chance to fail for reasons beyond it,
