@@ -22,12 +22,12 @@ impl<T> Default for Known<T> {
 }
 
 impl<T> Known<T> {
-    /// Of this text; by `make`, if it is another one than before.
-    pub fn of(&mut self, text: &Json, make: impl FnOnce() -> T) -> Arc<T> {
+    /// Of this text; by `read`, if it is another one than before.
+    pub fn of(&mut self, text: &Json, read: impl FnOnce() -> T) -> Arc<T> {
         match &self.0 {
             Some((known, made)) if known == text => made.clone(),
             Some(_) | None => {
-                let made = Arc::new(make());
+                let made = Arc::new(read());
                 self.0 = Some((text.clone(), made.clone()));
                 made
             }

@@ -397,7 +397,7 @@ async fn a_native_histogram_has_what_the_classic_one_has() {
         };
         let sum =
             |upper: f64| histogram.buckets.iter().filter(|b| b.upper <= upper).map(|b| b.count).sum::<f64>();
-        assert!(histogram.count > 100.0 && histogram.count == value("count", ""));
+        assert!(histogram.count > 100.0 && (histogram.count - value("count", "")).abs() < 0.5);
         assert!((histogram.sum - value("sum", "")).abs() < 1e-9);
         // These bounds both histograms have.
         for bound in ["0.25", "0.5", "1"] {
@@ -645,7 +645,8 @@ spec:
         .map_or_else(|| current.parse().unwrap(), |m| m.parse::<f64>().unwrap() / 1_000.0);
     assert!((current * f64::from(most) - 90.0).abs() < 25.0, "{current}");
 
-    world.users(20.0);
+    // Far below what three pods are for: at 20 a second it would be chance whether two or three are wanted.
+    world.users(8.0);
     after(240).await;
     assert_eq!(size().await, most, "a smaller size must be right for five minutes");
     assert_eq!(reasons(&status("shop").await)[0], "ScaleDownStabilized");
