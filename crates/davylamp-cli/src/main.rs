@@ -18,6 +18,9 @@ use clap::Parser;
 
 use crate::command::Cli;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let code = match Cli::parse().run() {
         Ok(true) => 0,

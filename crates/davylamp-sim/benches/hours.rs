@@ -15,6 +15,9 @@ const GOOD: &str = include_str!("../../../examples/scenarios/good.yaml");
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/results/simulation.json");
 const SEEDS: u64 = 1_000;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let hour: Scenario = serde_yaml::from_str(HOUR).unwrap();
     let mut seconds: Vec<f64> = (1..=9)

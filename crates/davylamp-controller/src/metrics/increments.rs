@@ -98,18 +98,24 @@ fn matched(
 
 /// A series that the answer holds twice is read as one; a series without a pod, or without a usable sample, is left out.
 fn targets<'a>(series: &'a [Series], window: &Window<'_>) -> Targets<'a> {
-    let mut by_labels: BTreeMap<_, Points> = BTreeMap::new();
+    let mut by_pod: BTreeMap<&str, BTreeMap<_, Points>> = BTreeMap::new();
     for one in series {
-        by_labels.entry(&one.labels).or_default().extend(&one.samples);
+        if let Some(pod) = one.labels.get(window.pod_label).filter(|pod| !pod.is_empty()) {
+            by_pod.entry(pod).or_default().entry(&one.labels).or_default().extend(&one.samples);
+        }
     }
+    let oldest = window.since.saturating_sub(window.memory);
     let mut targets = Targets::new();
-    for (labels, mut points) in by_labels {
-        let oldest = window.since.saturating_sub(window.memory);
-        points.retain(|&(at, value)| at > oldest && at <= window.until && value.is_finite() && value >= 0.0);
-        points.sort_by_key(|&(at, _)| at);
-        points.dedup_by_key(|&mut (at, _)| at);
-        if let Some(pod) = labels.get(window.pod_label).filter(|pod| !pod.is_empty() && !points.is_empty()) {
-            targets.entry(pod).or_default().entry(target_text(labels)).or_default().push(points);
+    for (pod, by_labels) in by_pod {
+        for (labels, mut points) in by_labels {
+            points.retain(|&(at, value)| {
+                at > oldest && at <= window.until && value.is_finite() && value >= 0.0
+            });
+            points.sort_by_key(|&(at, _)| at);
+            points.dedup_by_key(|&mut (at, _)| at);
+            if !points.is_empty() {
+                targets.entry(pod).or_default().entry(target_text(labels)).or_default().push(points);
+            }
         }
     }
     targets

@@ -13,6 +13,9 @@ use davylamp_sim::{Fault, Report, Scenario, What, When, simulate};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SEED: u64 = 1;
 
 /// Faults that once made a story end otherwise: they always run.

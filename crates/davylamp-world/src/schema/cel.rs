@@ -5,14 +5,31 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use kube_cel::KubeCelExt;
+use kube_cel::cel::extractors::This;
 use kube_cel::cel::objects::{Key, Map};
-use kube_cel::cel::{Context, Program, Value as Cel};
+use kube_cel::cel::{Context, ExecutionError, Program, Value as Cel};
+use regex::Regex;
 use serde_json::Value;
 
 use super::{At, Type};
+use crate::memo::Memo;
 
 /// The functions that rules may call; to make this costs more than most rules.
-static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
+static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
+    let mut context = Context::default().with_all();
+    context.add_function("matches", matches);
+    context
+});
+/// The library's own `matches` compiles a pattern each time that it is asked.
+static PATTERNS: Memo<Regex> = Memo::new();
+
+#[allow(clippy::needless_pass_by_value, reason = "the shape of CEL's functions")]
+fn matches(This(text): This<Arc<String>>, pattern: Arc<String>) -> Result<bool, ExecutionError> {
+    PATTERNS
+        .get(&pattern, || Regex::new(&pattern))
+        .map(|pattern| pattern.is_match(&text))
+        .map_err(|error| ExecutionError::function_error("matches", error))
+}
 
 /// A compiled rule.
 pub(crate) struct Rule {

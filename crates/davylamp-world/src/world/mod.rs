@@ -226,11 +226,13 @@ impl World {
             if let Some(Missing { label, .. }) = missing {
                 series = without(label, series);
             }
-            for one in series {
-                let labels: BTreeMap<String, String> = own.clone().into_iter().chain(one.labels).collect();
+            let of_series: Vec<&Matcher> =
+                matchers.iter().filter(|matcher| !own.contains_key(&matcher.name)).collect();
+            for mut one in series {
                 let empty = one.samples.is_empty() && one.histograms.is_empty();
-                if !empty && matchers.iter().all(|matcher| holds(&labels, matcher)) {
-                    found.push(Series { labels, ..one });
+                if !empty && of_series.iter().all(|matcher| holds(&one.labels, matcher)) {
+                    one.labels.extend(own.clone());
+                    found.push(one);
                 }
             }
         }
