@@ -1,0 +1,268 @@
+//! The whole plan of a Rollout: what is known, what will become of its steps, and what to change. As JSON it is what
+//! `-o json` writes; as text a table and short sentences.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, anyhow, bail};
+use davylamp_api::rollout::OnInconclusive;
+use davylamp_api::run::Sampling;
+use davylamp_api::scalar::Duration;
+use davylamp_api::{MetricSourceSpec, RolloutSpec};
+use davylamp_engine::Program;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::advice::{Advice, advice};
+use crate::figures::{count, counted, whole};
+use crate::forecast::{Forecast, Rate, Row, Service, StepForecast, Verdict, size};
+use crate::rates::Known;
+
+/// What is known, what will come of it, and what to change.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Planned {
+    rollout: String,
+    /// Each step can be judged, if only on average.
+    judged: bool,
+    replicas: i32,
+    metrics: Vec<Rate>,
+    scrape_interval_seconds: f64,
+    warmup_seconds: f64,
+    settle_seconds: f64,
+    pod_start_seconds: f64,
+    #[serde(flatten)]
+    forecast: Forecast,
+    /// Each alone is enough.
+    advice: Vec<Advice>,
+    #[serde(skip)]
+    on_inconclusive: OnInconclusive,
+}
+
+impl Planned {
+    /// Of a Rollout, with the sources that stand beside it.
+    pub(crate) fn new(rollout: &Value, objects: &[Value], known: &Known) -> Result<Self> {
+        let text = |pointer: &str| rollout.pointer(pointer).and_then(Value::as_str);
+        let name = text("/metadata/name").unwrap_or_default();
+        let spec: RolloutSpec = serde_path_to_error::deserialize(&rollout["spec"])
+            .map_err(|error| anyhow!("{name}: spec.{}: {}", error.path(), error.inner()))?;
+        let mut program = compiled(name, &spec)?;
+        let source = source(objects, program.conduct.analysis.source.as_deref())?;
+        program.conduct.analysis.sampling = Some(Sampling {
+            scrape_interval: known.scrape_interval.unwrap_or(source.scrape_interval()),
+            delay: source.delay(),
+        });
+        let namespace = text("/metadata/namespace").unwrap_or("default");
+        let service = known.service(&program.conduct.analysis.metrics, &source, namespace, name)?;
+        Self::of(name, &spec, &program, service)
+    }
+
+    fn of(name: &str, spec: &RolloutSpec, program: &Program, service: Service) -> Result<Self> {
+        let forecast = Forecast::new(program, &service)?;
+        let plan = &program.conduct.analysis;
+        let length = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0)).as_secs_f64();
+        Ok(Self {
+            rollout: name.to_owned(),
+            judged: forecast.is_judged(),
+            replicas: size(program),
+            scrape_interval_seconds: length(plan.interval()),
+            warmup_seconds: length(plan.warmup),
+            settle_seconds: length(plan.settle),
+            pod_start_seconds: service.pod_start.as_secs_f64(),
+            advice: advice(name, spec, program, &service)?,
+            metrics: service.rates,
+            forecast,
+            on_inconclusive: plan.on_inconclusive,
+        })
+    }
+
+    pub(crate) const fn is_judged(&self) -> bool {
+        self.judged
+    }
+
+    /// The first line.
+    pub(crate) fn title(&self) -> String {
+        let steps = counted(self.forecast.steps.len() as u64, "step");
+        match (self.judged, self.forecast.total_seconds) {
+            (true, Some(total)) => format!(
+                "{}: {steps}; a good version is promoted about {} after its release",
+                self.rollout,
+                about(Some(total))
+            ),
+            (true, None) | (false, _) => format!("{}: {steps}; not all of them can be judged", self.rollout),
+        }
+    }
+
+    /// All other lines.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        for Rate { metric, requests_per_second, rate, from } in &self.metrics {
+            // A String takes everything.
+            let _ = writeln!(
+                text,
+                "  {metric}: {} a second, of which {} % count ({from})",
+                counted_rate(*requests_per_second),
+                digits(100.0 * rate),
+            );
+        }
+        self.table(&mut text);
+        let _ = writeln!(
+            text,
+            "\n  Mean times since a step's weight is effective, as hold is counted: {} to settle and {} until new pods are warm\n  \
+             included. 5x: five times the events of now, or of the floor. lasts: with {} for pods to start.",
+            about(Some(whole(self.settle_seconds))),
+            about(Some(whole(self.warmup_seconds))),
+            about(Some(whole(self.pod_start_seconds))),
+        );
+        self.sentences(&mut text);
+        text
+    }
+
+    fn table(&self, text: &mut String) {
+        let name = self.metrics.iter().map(|rate| rate.metric.len()).max().unwrap_or(0).max(6);
+        let _ = writeln!(
+            text,
+            "\n  {:35}{:name$}  {:27}{:17}\n  {:<6}{:>6}{:>6}  {:<15}{:name$}{:>8}{:>9}{:>9}{:>9}{:>9}{:>9}",
+            "",
+            "",
+            "a bad version goes back",
+            "a good one is shown",
+            "step",
+            "weight",
+            "pods",
+            "hold",
+            "metric",
+            "2x",
+            "5x",
+            "20x",
+            "below",
+            "after",
+            "lasts"
+        );
+        for step in &self.forecast.steps {
+            let hold =
+                format!("{} to {}", about(Some(step.hold_min_seconds)), about(Some(step.hold_max_seconds)));
+            let mut head =
+                format!("{:<6}{:>6}{:>6}  {hold:<15}", step.step, step.weight.to_string(), step.pods);
+            let mut lasts = about(Some(step.seconds));
+            if step.metrics.is_empty() {
+                let _ = writeln!(text, "  {head}{:name$}{:>53}", "-", lasts);
+            }
+            for row in &step.metrics {
+                let [two, five, twenty] = row.detect_seconds.map(about);
+                let _ = writeln!(
+                    text,
+                    "  {head}{:name$}{two:>8}{five:>9}{twenty:>9}{:>9}{:>9}{lasts:>9}",
+                    row.metric,
+                    format!("{}x", digits(step.margin)),
+                    about(row.promote_seconds),
+                );
+                head = " ".repeat(35);
+                lasts.clear();
+            }
+        }
+    }
+
+    fn sentences(&self, text: &mut String) {
+        let mut lines = Vec::new();
+        for step in &self.forecast.steps {
+            lines.extend(step.metrics.iter().filter_map(|row| self.trouble(step, row)));
+            if step.approval {
+                lines.push(format!(
+                    "Step {} also waits for approval, which no time above includes.",
+                    step.step
+                ));
+            }
+        }
+        if self.metrics.is_empty() {
+            lines.push(
+                "Without metrics nothing is compared: each step passes when its pods are healthy.".to_owned(),
+            );
+        }
+        for line in &lines {
+            let _ = write!(text, "\n  {line}");
+        }
+        if !lines.is_empty() {
+            text.push('\n');
+        }
+        if self.advice.is_empty() && self.forecast.verdict() > Verdict::Judged {
+            let _ = writeln!(text, "\n  No change of the Rollout was found that helps.");
+        } else if !self.advice.is_empty() {
+            let _ = writeln!(text, "\n  What would do; each of these was tried, and alone is enough:");
+        }
+        for Advice { text: advice, .. } in &self.advice {
+            let _ = writeln!(text, "  - {advice}");
+        }
+    }
+
+    fn trouble(&self, step: &StepForecast, row: &Row) -> Option<String> {
+        let max = about(Some(step.hold_max_seconds));
+        let then = match self.on_inconclusive {
+            OnInconclusive::Pause => "pauses",
+            OnInconclusive::Promote => "is taken as passed",
+            OnInconclusive::Rollback => "is rolled back",
+        };
+        let margin = digits(step.margin);
+        let (number, metric) = (step.step, &row.metric);
+        Some(match row.verdict {
+            Verdict::Judged | Verdict::NotAnalysed => return None,
+            Verdict::OftenInconclusive => format!(
+                "Step {number} is often inconclusive: in one case of ten {metric} needs more than {} to be shown below {margin}x; \
+                 after {max} the step {then}.",
+                about(row.promote_slow_seconds)
+            ),
+            Verdict::Inconclusive => format!(
+                "Step {number} ends inconclusive: {metric} is shown below {margin}x {}; after {max} the step {then}.",
+                row.promote_seconds
+                    .map_or_else(|| "never".to_owned(), |time| format!("only after {}", about(Some(time)))),
+            ),
+            Verdict::Blind => format!(
+                "Step {number} is blind: even twenty times the events of {metric} are not found within {max}."
+            ),
+        })
+    }
+}
+
+/// What the engine makes of it, or all that keeps it from that.
+pub(crate) fn compiled(name: &str, spec: &RolloutSpec) -> Result<Program> {
+    Program::compile(name, spec).map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+        anyhow!("{name} cannot be carried out:{}", lines.concat())
+    })
+}
+
+/// The source of that name, when it stands beside the Rollout; else one with the defaults.
+fn source(objects: &[Value], name: Option<&str>) -> Result<MetricSourceSpec> {
+    let is_it = |object: &&Value| {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+        text("/kind") == Some("MetricSource") && text("/metadata/name") == name
+    };
+    let default = json!({"url": "", "allowedNamespaces": []});
+    let spec = objects.iter().find(is_it).map_or(&default, |object| &object["spec"]);
+    match serde_path_to_error::deserialize(spec) {
+        Ok(spec) => Ok(spec),
+        Err(error) => {
+            bail!("MetricSource {}: spec.{}: {}", name.unwrap_or_default(), error.path(), error.inner())
+        }
+    }
+}
+
+/// A length of time as people say it.
+fn about(seconds: Option<u64>) -> String {
+    let Some(s) = seconds else { return "never".to_owned() };
+    match s {
+        0..600 => Duration::from_secs(s).to_string(),
+        600..36_000 => Duration::from_secs((s + 30) / 60 * 60).to_string(),
+        36_000..360_000 => format!("{}h", (s + 1_800) / 3_600),
+        360_000.. => format!("{}d", count((s + 43_200) / 86_400)),
+    }
+}
+
+/// With two digits behind the point at most.
+fn digits(x: f64) -> String {
+    let text = format!("{x:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn counted_rate(rps: f64) -> String {
+    if rps < 10.0 { format!("{} requests", digits(rps)) } else { counted(whole(rps), "request") }
+}

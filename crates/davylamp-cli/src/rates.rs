@@ -1,0 +1,191 @@
+//! What is known of the service that a rollout changes: flags, or what Prometheus counted in its pods. Asks nothing else.
+
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use davylamp_api::MetricSourceSpec;
+use davylamp_api::scalar::{Duration, Percent};
+use davylamp_controller::clock::Clock;
+use davylamp_controller::metrics::scope::of_workload;
+use davylamp_controller::metrics::{MetricsApi, PrometheusApi};
+use davylamp_engine::MetricPlan;
+
+use crate::figures::{count, whole};
+use crate::forecast::{Rate, Service};
+use crate::input::rate;
+
+/// What the command line says about the service.
+#[derive(Args, Clone, Debug, PartialEq)]
+#[command(next_help_heading = "The service")]
+pub(crate) struct Known {
+    /// Requests a second, of all pods
+    #[arg(long, value_name = "NUMBER", value_parser = rate, allow_negative_numbers = true)]
+    rps: Option<f64>,
+    /// Requests that fail today, of every metric or of one: 0.5% or errors=0.5%
+    #[arg(long, value_name = "[METRIC=]PERCENT")]
+    errors: Vec<Share>,
+    /// Reads what is not given of both, from the pods of the Rollout's name
+    #[arg(long, value_name = "URL")]
+    prometheus: Option<String>,
+    /// Where those pods are; that of the Rollout unless given
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// So far back is read
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    window: Duration,
+    /// Between two scrapes of a pod; that of a MetricSource in the files, or 15s
+    #[arg(long, value_name = "TIME")]
+    pub(crate) scrape_interval: Option<Duration>,
+    /// From its creation until a pod is ready
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pod_start: Duration,
+}
+
+/// A share of requests, of one metric or of all.
+#[derive(Clone, Debug, PartialEq)]
+struct Share {
+    metric: Option<String>,
+    share: Percent,
+}
+
+impl FromStr for Share {
+    type Err = davylamp_api::scalar::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (metric, share) = match text.split_once('=') {
+            Some((metric, share)) => (Some(metric.to_owned()), share),
+            None => (None, text),
+        };
+        Ok(Self { metric, share: share.parse()? })
+    }
+}
+
+/// Assumed where nobody says more: the default of `floor`.
+const ASSUMED: f64 = 0.001;
+
+impl Known {
+    /// Of these metrics of the workload.
+    pub(crate) fn service(
+        &self,
+        metrics: &[MetricPlan],
+        source: &MetricSourceSpec,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Service> {
+        for Share { metric, .. } in &self.errors {
+            if let Some(unknown) = metric
+                && !metrics.iter().any(|metric| metric.name == *unknown)
+            {
+                let names: Vec<_> = metrics.iter().map(|metric| metric.name.as_str()).collect();
+                bail!("--errors: no metric is called {unknown:?}; the Rollout has {}", names.join(", "));
+            }
+        }
+        let prometheus = match &self.prometheus {
+            Some(url) => Some(Prometheus::new(
+                MetricSourceSpec { url: url.trim_end_matches('/').to_owned(), ..source.clone() },
+                self.namespace.as_deref().unwrap_or(namespace),
+                name,
+                self.window,
+            )?),
+            None => None,
+        };
+        let rates =
+            metrics.iter().map(|metric| self.rate(metric, prometheus.as_ref())).collect::<Result<_>>()?;
+        Ok(Service { rates, pod_start: self.pod_start })
+    }
+
+    fn rate(&self, metric: &MetricPlan, prometheus: Option<&Prometheus<'_>>) -> Result<Rate> {
+        // The last one counts, and one for this metric before those for all.
+        let share = |of: Option<&str>| self.errors.iter().rev().find(|share| share.metric.as_deref() == of);
+        let share = share(Some(&metric.name)).or_else(|| share(None)).map(|share| share.share.share());
+        let (rps, share, from) = match (self.rps, share, prometheus) {
+            (Some(rps), Some(share), _) => (rps, share, "as given".to_owned()),
+            (None, _, None) => {
+                bail!("how many requests a second? Say --rps 200, or --prometheus http://localhost:9090")
+            }
+            (Some(rps), None, None) => {
+                let floor = metric.floor.unwrap_or(ASSUMED);
+                (rps, floor, "a share is assumed: --errors says it, --prometheus reads it".to_owned())
+            }
+            (rps, share, Some(prometheus)) => {
+                let Counted { events, total, from } = prometheus.read(metric)?;
+                let read = total / prometheus.window.as_secs_f64();
+                (rps.unwrap_or(read), share.unwrap_or((events / total).min(1.0)), from)
+            }
+        };
+        Ok(Rate { metric: metric.name.clone(), requests_per_second: rps, rate: share, from })
+    }
+}
+
+/// A Prometheus, and whom it is asked for.
+struct Prometheus<'a> {
+    api: PrometheusApi,
+    runtime: tokio::runtime::Runtime,
+    source: MetricSourceSpec,
+    namespace: &'a str,
+    name: &'a str,
+    window: Duration,
+    at_ms: i64,
+}
+
+struct Counted {
+    events: f64,
+    total: f64,
+    from: String,
+}
+
+impl<'a> Prometheus<'a> {
+    fn new(source: MetricSourceSpec, namespace: &'a str, name: &'a str, window: Duration) -> Result<Self> {
+        if window < Duration::from_secs(60) {
+            bail!("--window {window}: too short to count anything; write one like 1h");
+        }
+        // There is one already when this is not the first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Self {
+            api: PrometheusApi::new()?,
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+            source,
+            namespace,
+            name,
+            window,
+            at_ms: Clock::system().now_ms(),
+        })
+    }
+
+    fn read(&self, metric: &MetricPlan) -> Result<Counted> {
+        let Self { source, namespace, name, window, .. } = self;
+        let url = &source.url;
+        let wrong = || format!("--prometheus {url}: metric {}", metric.name);
+        let selector = |text: &str| of_workload(text, source, namespace, name, window.millis());
+        let (events, total) = (selector(&metric.query.events)?, selector(&metric.query.total)?);
+        let all = self.increase(&total).with_context(wrong)?.filter(|total| *total > 0.0);
+        let Some(all) = all else {
+            bail!(
+                "--prometheus {url}: no request of pods {name}-* in namespace {namespace} within {window}: it has nothing for \
+                 {total}; correct --namespace, the name or the selector, or say --rps and --errors"
+            );
+        };
+        // Counters of events that never happened do not exist.
+        let bad = self.increase(&events).with_context(wrong)?.unwrap_or(0.0);
+        let from = format!(
+            "read from {url}: {} of {} within {window} in pods {name}-* of namespace {namespace}",
+            count(whole(bad)),
+            count(whole(all)),
+        );
+        Ok(Counted { events: bad, total: all, from })
+    }
+
+    /// Of all series together; None when there are none.
+    fn increase(&self, selector: &str) -> Result<Option<f64>> {
+        let query = format!("sum(increase({selector}))");
+        let answer = self.runtime.block_on(self.api.query(&self.source, &query, self.at_ms));
+        let answer = answer.with_context(|| {
+            format!(
+                "{query}: nothing can be read; check the address from here (a port-forward?), or say --rps and --errors"
+            )
+        })?;
+        let value = answer.series.first().and_then(|series| series.samples.first());
+        Ok(value.map(|(_, value)| *value).filter(|value| value.is_finite()))
+    }
+}
