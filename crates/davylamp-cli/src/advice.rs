@@ -69,7 +69,8 @@ pub(crate) fn advice(
     if found.is_empty() {
         found.extend(search.one_step()?);
     }
-    found.extend(search.more_requests(&forecast)?);
+    let alone = found.is_empty();
+    found.extend(search.more_requests(&forecast, alone)?);
     Ok(found)
 }
 
@@ -247,7 +248,7 @@ impl Search<'_> {
         )
     }
 
-    fn more_requests(&self, forecast: &Forecast) -> Result<Option<Advice>> {
+    fn more_requests(&self, forecast: &Forecast, alone: bool) -> Result<Option<Advice>> {
         let with = |times: f64| Service {
             rates: self
                 .service
@@ -279,8 +280,8 @@ impl Search<'_> {
         let events =
             |times: f64| count(whole(two_digits(rate.requests_per_second * rate.rate * times * 86_400.0)));
         let text = format!(
-            "send more traffic: as it is, the Rollout suits {} requests a second ({} has {} events a day now, and would \
-             have {})",
+            "{}: as it is, the Rollout suits {} requests a second ({} has {} events a day now, and would have {})",
+            if alone { "this service has too little traffic for any steps" } else { "send more traffic" },
             count(whole(requests)),
             rate.metric,
             events(1.0),
