@@ -161,13 +161,15 @@ impl Search<'_> {
             return Ok(None);
         }
         let weights: Vec<_> = steps.iter().map(|step| step.weight.to_string()).collect();
-        let text = format!("choose the weights {}", weights.join(", "));
+        let text = format!("other steps: the weights {}", weights.join(", "));
         self.found(&self.with_steps(steps), text)
     }
 
     fn longer_hold(&self, forecast: &Forecast) -> Result<Option<Advice>> {
         let Some((changed, max)) = with_hold(self.spec, forecast) else { return Ok(None) };
-        let text = format!("let a step last longer: spec.analysis.hold.max {max}");
+        let own = self.steps().iter().any(|step| step.hold.as_ref().is_some_and(|hold| hold.max.is_some()));
+        let own = if own { ", and the same for steps with a hold.max of their own" } else { "" };
+        let text = format!("longer steps: spec.analysis.hold.max {max}{own}");
         self.found(&changed, text)
     }
 
@@ -188,8 +190,8 @@ impl Search<'_> {
             if self.works(&with(middle), self.service)? { inside = middle } else { outside = middle }
         }
         let text = format!(
-            "accept more: spec.analysis.maxServiceImpact {inside}%, by which all requests together may fare worse at the next \
-             weight before a step is refused"
+            "a larger margin: spec.analysis.maxServiceImpact {inside}%; all requests together may then have that many more \
+             events at the next weight"
         );
         self.found(&with(inside), text)
     }
@@ -221,11 +223,9 @@ impl Search<'_> {
             }
             let names = names.join(" and ");
             let text = if floor.share() < now {
-                format!("look at rarer events: the floor {floor} for {names}")
+                format!("a smaller floor: {floor} for {names}")
             } else {
-                format!(
-                    "ignore rare events: the floor {floor} for {names}, below which nothing is ever rolled back"
-                )
+                format!("a larger floor: {floor} for {names}; below it nothing is ever rolled back")
             };
             if let Some(found) = self.found(&changed, text)? {
                 return Ok(Some(found));
@@ -242,10 +242,7 @@ impl Search<'_> {
         let Some((changed, max)) = with_hold(&half, &Forecast::new(&program, self.service)?) else {
             return Ok(None);
         };
-        self.found(
-            &changed,
-            format!("take one step of 50%, and let it last longer: spec.analysis.hold.max {max}"),
-        )
+        self.found(&changed, format!("one step of 50%, and a longer one: spec.analysis.hold.max {max}"))
     }
 
     fn more_requests(&self, forecast: &Forecast, alone: bool) -> Result<Option<Advice>> {
@@ -280,12 +277,12 @@ impl Search<'_> {
         let events =
             |times: f64| count(whole(two_digits(rate.requests_per_second * rate.rate * times * 86_400.0)));
         let text = format!(
-            "{}: as it is, the Rollout suits {} requests a second ({} has {} events a day now, and would have {})",
-            if alone { "this service has too little traffic for any steps" } else { "send more traffic" },
-            count(whole(requests)),
+            "{}: {} has {} events a day; this Rollout needs {}, which are {} requests a second",
+            if alone { "this service has too little traffic for any steps" } else { "more traffic" },
             rate.metric,
             events(1.0),
-            events(times)
+            events(times),
+            count(whole(requests)),
         );
         if !self.works(self.spec, &with(times))? {
             return Ok(None);
@@ -408,10 +405,12 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_that_hides_everything_is_lowered() {
-        let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": "10%"}]);
-        let found =
-            tried(&spec(json!([{"weight": "50%"}]), json!({"metrics": metrics})), &service(20.0, 0.005));
+    fn a_service_without_events_needs_a_floor() {
+        let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": "0%"}]);
+        let spec = spec(json!([{"weight": "50%"}]), json!({"metrics": metrics}));
+        let found = tried(&spec, &service(200.0, 0.0));
+        assert_eq!(told(&found), ["a larger floor"]);
+        assert_eq!(tried(&spec, &service(0.0, 0.0)), []);
     }
 
     #[test]

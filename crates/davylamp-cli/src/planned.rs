@@ -1,8 +1,6 @@
 //! The whole plan of a Rollout: what is known, what will become of its steps, and what to change. As JSON it is what
 //! `-o json` writes; as text a table and short sentences.
 
-use std::fmt::Write as _;
-
 use anyhow::{Result, anyhow, bail};
 use davylamp_api::rollout::OnInconclusive;
 use davylamp_api::run::Sampling;
@@ -15,6 +13,7 @@ use serde_json::{Value, json};
 use crate::advice::{Advice, advice};
 use crate::figures::{count, counted, whole};
 use crate::forecast::{Forecast, Rate, Row, Service, StepForecast, Verdict, size};
+use crate::picture::wrap;
 use crate::rates::Known;
 
 /// What is known, what will come of it, and what to change.
@@ -82,84 +81,92 @@ impl Planned {
     /// The first line.
     pub(crate) fn title(&self) -> String {
         let steps = counted(self.forecast.steps.len() as u64, "step");
-        match (self.judged, self.forecast.total_seconds) {
-            (true, Some(total)) => format!(
-                "{}: {steps}; a good version is promoted about {} after its release",
-                self.rollout,
-                about(Some(total))
-            ),
-            (true, None) | (false, _) => format!("{}: {steps}; not all of them can be judged", self.rollout),
-        }
+        let then = match self.forecast.total_seconds.filter(|_| self.judged) {
+            Some(total) => {
+                format!("a good version is promoted about {} after its release", about(Some(total)))
+            }
+            None => "not all of them can be judged".to_owned(),
+        };
+        format!("{}: {steps}; {then}", self.rollout)
     }
 
     /// All other lines.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for Rate { metric, requests_per_second, rate, from } in &self.metrics {
-            // A String takes everything.
-            let _ = writeln!(
-                text,
-                "  {metric}: {} a second, of which {} % count ({from})",
-                counted_rate(*requests_per_second),
-                digits(100.0 * rate),
+            let requests = counted_rate(*requests_per_second);
+            push(
+                &mut text,
+                "  ",
+                &format!("{metric}: {} % of {requests} a second ({from})", digits(100.0 * rate)),
             );
         }
-        self.table(&mut text);
-        let _ = writeln!(
-            text,
-            "\n  Mean times since a step's weight is effective, as hold is counted: {} to settle and {} until new pods are warm\n  \
-             included. 5x: five times the events of now, or of the floor. lasts: with {} for pods to start.",
+        text.push('\n');
+        text.push_str(&self.table());
+        text.push('\n');
+        for (word, meaning) in [
+            (
+                "2x 5x 20x",
+                "until a version with so many times the events of today, or of the floor if that is more, goes back",
+            ),
+            ("proven", "until a good version is shown to stay below the margin"),
+            (
+                "lasts",
+                &format!(
+                    "of a good version, with {} for pods to start",
+                    about(Some(whole(self.pod_start_seconds)))
+                ),
+            ),
+        ] {
+            push(&mut text, &format!("  {word:<11}"), meaning);
+        }
+        let rest = format!(
+            "Mean times from the moment the weight is effective, as hold is counted: {} to settle and {} of warm-up are in them.",
             about(Some(whole(self.settle_seconds))),
             about(Some(whole(self.warmup_seconds))),
-            about(Some(whole(self.pod_start_seconds))),
         );
+        push(&mut text, "  ", &rest);
         self.sentences(&mut text);
         text
     }
 
-    fn table(&self, text: &mut String) {
-        let name = self.metrics.iter().map(|rate| rate.metric.len()).max().unwrap_or(0).max(6);
-        let _ = writeln!(
-            text,
-            "\n  {:35}{:name$}  {:27}{:17}\n  {:<6}{:>6}{:>6}  {:<15}{:name$}{:>8}{:>9}{:>9}{:>9}{:>9}{:>9}",
-            "",
-            "",
-            "a bad version goes back",
-            "a good one is shown",
-            "step",
-            "weight",
-            "pods",
-            "hold",
-            "metric",
-            "2x",
-            "5x",
-            "20x",
-            "below",
-            "after",
-            "lasts"
-        );
+    fn table(&self) -> String {
+        let head =
+            ["step", "weight", "pods", "hold", "metric", "2x", "5x", "20x", "margin", "proven", "lasts"];
+        let mut rows = vec![head.map(str::to_owned)];
         for step in &self.forecast.steps {
             let hold =
                 format!("{} to {}", about(Some(step.hold_min_seconds)), about(Some(step.hold_max_seconds)));
-            let mut head =
-                format!("{:<6}{:>6}{:>6}  {hold:<15}", step.step, step.weight.to_string(), step.pods);
-            let mut lasts = about(Some(step.seconds));
+            let lasts = about(Some(step.seconds));
+            let [mut number, mut weight, mut pods, mut hold, mut lasts] =
+                [step.step.to_string(), step.weight.to_string(), step.pods.to_string(), hold, lasts];
             if step.metrics.is_empty() {
-                let _ = writeln!(text, "  {head}{:name$}{:>53}", "-", lasts);
+                let none = || "-".to_owned();
+                rows.push([
+                    number,
+                    weight,
+                    pods,
+                    hold,
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    lasts,
+                ]);
+                continue;
             }
             for row in &step.metrics {
                 let [two, five, twenty] = row.detect_seconds.map(about);
-                let _ = writeln!(
-                    text,
-                    "  {head}{:name$}{two:>8}{five:>9}{twenty:>9}{:>9}{:>9}{lasts:>9}",
-                    row.metric,
-                    format!("{}x", digits(step.margin)),
-                    about(row.promote_seconds),
-                );
-                head = " ".repeat(35);
-                lasts.clear();
+                let (metric, proven) = (row.metric.clone(), about(row.promote_seconds));
+                let margin = format!("{}x", digits(step.margin));
+                let [number, weight, pods, hold, lasts] =
+                    [&mut number, &mut weight, &mut pods, &mut hold, &mut lasts].map(std::mem::take);
+                rows.push([number, weight, pods, hold, metric, two, five, twenty, margin, proven, lasts]);
             }
         }
+        aligned(&rows)
     }
 
     fn sentences(&self, text: &mut String) {
@@ -178,19 +185,20 @@ impl Planned {
                 "Without metrics nothing is compared: each step passes when its pods are healthy.".to_owned(),
             );
         }
-        for line in &lines {
-            let _ = write!(text, "\n  {line}");
-        }
         if !lines.is_empty() {
             text.push('\n');
         }
-        if self.advice.is_empty() && self.forecast.verdict() > Verdict::Judged {
-            let _ = writeln!(text, "\n  No change of the Rollout was found that helps.");
+        for line in &lines {
+            push(text, "  ", line);
+        }
+        let nothing = self.advice.is_empty() && self.forecast.verdict() > Verdict::Judged;
+        if nothing {
+            text.push_str("\n  No change of the Rollout was found that helps.\n");
         } else if !self.advice.is_empty() {
-            let _ = writeln!(text, "\n  What would do; each of these was tried, and alone is enough:");
+            text.push_str("\n  What to change; each of these was tried, and one is enough:\n");
         }
         for Advice { text: advice, .. } in &self.advice {
-            let _ = writeln!(text, "  - {advice}");
+            push(text, "  - ", advice);
         }
     }
 
@@ -201,25 +209,53 @@ impl Planned {
             OnInconclusive::Promote => "is taken as passed",
             OnInconclusive::Rollback => "is rolled back",
         };
-        let margin = digits(step.margin);
-        let (number, metric) = (step.step, &row.metric);
+        let (number, metric, margin) = (step.step, &row.metric, digits(step.margin));
         Some(match row.verdict {
             Verdict::Judged | Verdict::NotAnalysed => return None,
             Verdict::OftenInconclusive => format!(
-                "Step {number} is often inconclusive: in one case of ten {metric} needs more than {} to be shown below {margin}x; \
-                 after {max} the step {then}.",
+                "Step {number} is often inconclusive: one time in ten it takes more than {} until {metric} is shown below \
+                 {margin}x; after {max} the step {then}.",
                 about(row.promote_slow_seconds)
             ),
-            Verdict::Inconclusive => format!(
-                "Step {number} ends inconclusive: {metric} is shown below {margin}x {}; after {max} the step {then}.",
-                row.promote_seconds
-                    .map_or_else(|| "never".to_owned(), |time| format!("only after {}", about(Some(time)))),
-            ),
+            Verdict::Inconclusive => {
+                let shown = row
+                    .promote_seconds
+                    .map_or("never".to_owned(), |time| format!("only after {}", about(Some(time))));
+                format!(
+                    "Step {number} ends inconclusive: {metric} is shown below {margin}x {shown}; after {max} the step {then}."
+                )
+            }
             Verdict::Blind => format!(
                 "Step {number} is blind: even twenty times the events of {metric} are not found within {max}."
             ),
         })
     }
+}
+
+/// Its lines end before this column.
+const WIDTH: usize = 100;
+
+/// The paragraph in whole lines; all but the first are indented as far.
+fn push(text: &mut String, indent: &str, paragraph: &str) {
+    let mut indent = indent.to_owned();
+    for line in wrap(paragraph, WIDTH - indent.len()) {
+        text.push_str(&format!("{indent}{line}\n"));
+        indent = " ".repeat(indent.len());
+    }
+}
+
+/// Numbers to the right, the columns of words to the left.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let (width, words) = (width(column), [3, 4].contains(&column));
+            text.push_str(&if words { format!("  {cell:<width$}") } else { format!("  {cell:>width$}") });
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// What the engine makes of it, or all that keeps it from that.
@@ -257,9 +293,9 @@ fn about(seconds: Option<u64>) -> String {
     }
 }
 
-/// With two digits behind the point at most.
+/// As many digits behind the point as say something.
 fn digits(x: f64) -> String {
-    let text = format!("{x:.2}");
+    let text = if x < 0.1 { format!("{x:.4}") } else { format!("{x:.2}") };
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use davylamp_api::MetricSourceSpec;
 use davylamp_api::scalar::{Duration, Percent};
@@ -10,6 +10,7 @@ use davylamp_controller::clock::Clock;
 use davylamp_controller::metrics::scope::of_workload;
 use davylamp_controller::metrics::{MetricsApi, PrometheusApi};
 use davylamp_engine::MetricPlan;
+use serde_json::json;
 
 use crate::figures::{count, whole};
 use crate::forecast::{Rate, Service};
@@ -22,11 +23,11 @@ pub(crate) struct Known {
     /// Requests a second, of all pods
     #[arg(long, value_name = "NUMBER", value_parser = rate, allow_negative_numbers = true)]
     rps: Option<f64>,
-    /// Requests that fail today, of every metric or of one: 0.5% or errors=0.5%
+    /// Requests that are events today, of every metric or of one: 0.5% or errors=0.5%
     #[arg(long, value_name = "[METRIC=]PERCENT")]
     errors: Vec<Share>,
     /// Reads what is not given of both, from the pods of the Rollout's name
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = address)]
     prometheus: Option<String>,
     /// Where those pods are; that of the Rollout unless given
     #[arg(short, long, value_name = "NAME")]
@@ -40,6 +41,16 @@ pub(crate) struct Known {
     /// From its creation until a pod is ready
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pod_start: Duration,
+}
+
+fn address(text: &str) -> Result<String, &'static str> {
+    let is_one =
+        ["http://", "https://"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+    if is_one {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err("write one like http://localhost:9090")
+    }
 }
 
 /// A share of requests, of one metric or of all.
@@ -82,12 +93,10 @@ impl Known {
             }
         }
         let prometheus = match &self.prometheus {
-            Some(url) => Some(Prometheus::new(
-                MetricSourceSpec { url: url.trim_end_matches('/').to_owned(), ..source.clone() },
-                self.namespace.as_deref().unwrap_or(namespace),
-                name,
-                self.window,
-            )?),
+            Some(url) => {
+                let namespace = self.namespace.as_deref().unwrap_or(namespace);
+                Some(Prometheus::new(url, source, namespace, name, self.window)?)
+            }
             None => None,
         };
         let rates =
@@ -106,7 +115,7 @@ impl Known {
             }
             (Some(rps), None, None) => {
                 let floor = metric.floor.unwrap_or(ASSUMED);
-                (rps, floor, "a share is assumed: --errors says it, --prometheus reads it".to_owned())
+                (rps, floor, "assumed; --errors says it, --prometheus reads it".to_owned())
             }
             (rps, share, Some(prometheus)) => {
                 let Counted { events, total, from } = prometheus.read(metric)?;
@@ -122,7 +131,10 @@ impl Known {
 struct Prometheus<'a> {
     api: PrometheusApi,
     runtime: tokio::runtime::Runtime,
-    source: MetricSourceSpec,
+    /// What is asked: the address, and nothing that the cluster's source has beside it.
+    asked: MetricSourceSpec,
+    /// Whose labels the pods have.
+    labels: &'a MetricSourceSpec,
     namespace: &'a str,
     name: &'a str,
     window: Duration,
@@ -136,7 +148,13 @@ struct Counted {
 }
 
 impl<'a> Prometheus<'a> {
-    fn new(source: MetricSourceSpec, namespace: &'a str, name: &'a str, window: Duration) -> Result<Self> {
+    fn new(
+        url: &str,
+        labels: &'a MetricSourceSpec,
+        namespace: &'a str,
+        name: &'a str,
+        window: Duration,
+    ) -> Result<Self> {
         if window < Duration::from_secs(60) {
             bail!("--window {window}: too short to count anything; write one like 1h");
         }
@@ -145,7 +163,8 @@ impl<'a> Prometheus<'a> {
         Ok(Self {
             api: PrometheusApi::new()?,
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-            source,
+            asked: serde_json::from_value(json!({"url": url, "allowedNamespaces": []}))?,
+            labels,
             namespace,
             name,
             window,
@@ -154,38 +173,48 @@ impl<'a> Prometheus<'a> {
     }
 
     fn read(&self, metric: &MetricPlan) -> Result<Counted> {
-        let Self { source, namespace, name, window, .. } = self;
-        let url = &source.url;
-        let wrong = || format!("--prometheus {url}: metric {}", metric.name);
-        let selector = |text: &str| of_workload(text, source, namespace, name, window.millis());
+        let Self { labels, namespace, name, window, .. } = self;
+        let url = &self.asked.url;
+        let selector = |text: &str| of_workload(text, labels, namespace, name, window.millis());
         let (events, total) = (selector(&metric.query.events)?, selector(&metric.query.total)?);
-        let all = self.increase(&total).with_context(wrong)?.filter(|total| *total > 0.0);
-        let Some(all) = all else {
-            bail!(
-                "--prometheus {url}: no request of pods {name}-* in namespace {namespace} within {window}: it has nothing for \
-                 {total}; correct --namespace, the name or the selector, or say --rps and --errors"
-            );
+        let increase = |selector: &str| {
+            self.increase(selector).with_context(|| format!("--prometheus {url}: {}", metric.name))
         };
+        let all = increase(&total)?;
+        if all.sum <= 0.0 {
+            bail!(
+                "--prometheus {url}: {}: no request of pods {name}-* in namespace {namespace} within {window}: it has nothing for \
+                 {total}; correct --namespace, the name or the selector, or say --rps and --errors",
+                metric.name
+            );
+        }
         // Counters of events that never happened do not exist.
-        let bad = self.increase(&events).with_context(wrong)?.unwrap_or(0.0);
+        let bad = increase(&events)?;
         let from = format!(
-            "read from {url}: {} of {} within {window} in pods {name}-* of namespace {namespace}",
-            count(whole(bad)),
-            count(whole(all)),
+            "read from {url}: {} of {} within {window} in pods {name}-* of namespace {namespace}{}",
+            count(whole(bad.sum)),
+            count(whole(all.sum)),
+            if all.partial || bad.partial { "; it warns that a part may be missing" } else { "" },
         );
-        Ok(Counted { events: bad, total: all, from })
+        Ok(Counted { events: bad.sum, total: all.sum, from })
     }
 
-    /// Of all series together; None when there are none.
-    fn increase(&self, selector: &str) -> Result<Option<f64>> {
+    /// Of all series together.
+    fn increase(&self, selector: &str) -> Result<Increase> {
         let query = format!("sum(increase({selector}))");
-        let answer = self.runtime.block_on(self.api.query(&self.source, &query, self.at_ms));
-        let answer = answer.with_context(|| {
-            format!(
-                "{query}: nothing can be read; check the address from here (a port-forward?), or say --rps and --errors"
+        let answer = self.runtime.block_on(self.api.query(&self.asked, &query, self.at_ms)).map_err(|error| {
+            anyhow!(
+                "{error}; check that the address can be reached from here (a port-forward?), or say --rps and --errors; asked \
+                 was {query}"
             )
         })?;
-        let value = answer.series.first().and_then(|series| series.samples.first());
-        Ok(value.map(|(_, value)| *value).filter(|value| value.is_finite()))
+        let sum =
+            answer.series.iter().flat_map(|series| &series.samples).map(|(_, value)| *value).sum::<f64>();
+        Ok(Increase { sum: if sum.is_finite() { sum } else { 0.0 }, partial: !answer.warnings.is_empty() })
     }
+}
+
+struct Increase {
+    sum: f64,
+    partial: bool,
 }

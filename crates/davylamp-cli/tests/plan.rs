@@ -54,7 +54,7 @@ fn assert_written(words: &str, input: &str, code: i32, expected: &str) {
     let output = run(words, input);
     let written = text(&output);
     assert!(written == expected.trim_start_matches('\n'), "{words} wrote\n{written}");
-    assert!(written.lines().all(|line| line.chars().count() <= 160), "{written}");
+    assert!(written.lines().all(|line| line.chars().count() <= 100), "{written}");
     assert_eq!(output.status.code(), Some(code), "{written}");
 }
 
