@@ -1,6 +1,7 @@
-//! What to change when a rollout will not work: each change was tried in a forecast, and with it every step is judged.
+//! What to change in a Rollout: when a step cannot be judged, and when twice the events are found nowhere.
 //!
-//! Takes the Rollout, what is known of the service and its forecast; gives changes, each alone enough, the least first.
+//! Takes the Rollout, what is known of the service and its forecast; gives changes, the least first. Each was tried in
+//! a forecast of its own, and alone is enough.
 
 use anyhow::Result;
 use davylamp_api::RolloutSpec;
@@ -10,7 +11,7 @@ use davylamp_engine::{MetricPlan, Program};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::figures::{count, whole};
+use crate::figures::{about, count, whole};
 use crate::forecast::{Forecast, Rate, Service, StepForecast, Verdict};
 
 /// A change that is enough.
@@ -38,50 +39,61 @@ const WEIGHTS: [u16; 22] = [
 /// Floors that people write, in hundredths of a percent.
 const FLOORS: [u16; 12] = [0, 1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500];
 
-/// All that helps; empty when nothing must change.
-pub(crate) fn advice(
-    name: &str,
-    spec: &RolloutSpec,
-    program: &Program,
-    service: &Service,
-) -> Result<Vec<Advice>> {
-    let forecast = Forecast::new(program, service)?;
-    match forecast.verdict() {
-        Verdict::Judged => return Ok(Vec::new()),
-        Verdict::NotAnalysed => {
-            let text = "write spec.analysis.metrics: without them each step passes as soon as its pods have been healthy for \
-                        hold.min"
-                .to_owned();
-            return Ok(vec![Advice { text, patch: None, times_requests: None }]);
-        }
-        Verdict::OftenInconclusive | Verdict::Inconclusive | Verdict::Blind => {}
-    }
-    let search = Search { name, spec, program, service };
-    let mut found = Vec::new();
-    for change in [
-        search.other_weights(),
-        search.longer_hold(&forecast),
-        search.more_impact(),
-        search.other_floor(&forecast),
-    ] {
-        found.extend(change?);
-    }
-    if found.is_empty() {
-        found.extend(search.one_step()?);
-    }
-    let alone = found.is_empty();
-    found.extend(search.more_requests(&forecast, alone)?);
-    Ok(found)
-}
-
-struct Search<'a> {
-    name: &'a str,
-    spec: &'a RolloutSpec,
-    program: &'a Program,
-    service: &'a Service,
+/// What is changed, and for whom.
+pub(crate) struct Search<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) spec: &'a RolloutSpec,
+    pub(crate) program: &'a Program,
+    pub(crate) service: &'a Service,
 }
 
 impl Search<'_> {
+    /// Changes with which each step is judged; none when it is already, when nothing is compared, or when nothing helps.
+    pub(crate) fn advice(&self, forecast: &Forecast) -> Result<Vec<Advice>> {
+        if matches!(forecast.verdict(), Verdict::Judged | Verdict::NotAnalysed) {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for change in
+            [self.other_weights(), self.longer_hold(forecast), self.more_impact(), self.other_floor(forecast)]
+        {
+            found.extend(change?);
+        }
+        if found.is_empty() {
+            found.extend(self.one_step()?);
+        }
+        let alone = found.is_empty();
+        found.extend(self.more_requests(forecast, alone)?);
+        Ok(found)
+    }
+
+    /// Floors with which a step finds twice the events of a metric, where none does now; they make nothing worse.
+    pub(crate) fn sharper(&self, forecast: &Forecast) -> Result<Vec<Advice>> {
+        let mut found = Vec::new();
+        for MetricPlan { name, floor, .. } in &self.program.conduct.analysis.metrics {
+            let Some(now) = floor.filter(|_| soonest(forecast, name).is_none()) else { continue };
+            for floor in
+                FLOORS.into_iter().rev().map(Percent::from_basis_points).filter(|floor| floor.share() < now)
+            {
+                let changed = self.with_floor(&[name], floor);
+                let Some(program) = self.compiled(&changed) else { continue };
+                let then = Forecast::new(&program, self.service)?;
+                let Some((time, step)) =
+                    soonest(&then, name).filter(|_| then.verdict() <= forecast.verdict())
+                else {
+                    continue;
+                };
+                let text = format!(
+                    "Twice the events of {name} are found in no step; with the floor {floor} step {step} finds them in {}.",
+                    about(Some(time))
+                );
+                found.push(self.change(&changed, text)?);
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     /// The engine's own reading of a changed spec, with the scrapes of this one.
     fn compiled(&self, spec: &RolloutSpec) -> Option<Program> {
         let mut program = Program::compile(self.name, spec).ok()?;
@@ -103,8 +115,12 @@ impl Search<'_> {
         if !self.works(changed, self.service)? {
             return Ok(None);
         }
+        self.change(changed, text).map(Some)
+    }
+
+    fn change(&self, changed: &RolloutSpec, text: String) -> Result<Advice> {
         let patch = difference(&serde_json::to_value(self.spec)?, &serde_json::to_value(changed)?);
-        Ok(Some(Advice { text, patch: Some(json!({"spec": patch})), times_requests: None }))
+        Ok(Advice { text, patch: Some(json!({"spec": patch})), times_requests: None })
     }
 
     /// As they are written, or the defaults.
@@ -174,12 +190,7 @@ impl Search<'_> {
     }
 
     fn more_impact(&self) -> Result<Option<Advice>> {
-        let with = |percent: u16| {
-            let mut spec = self.spec.clone();
-            spec.analysis.get_or_insert_default().max_service_impact =
-                Some(Percent::from_basis_points(100 * percent));
-            spec
-        };
+        let with = |percent: u16| with_impact(self.spec, Percent::from_basis_points(100 * percent));
         let now = whole((100.0 * self.program.conduct.analysis.impact).floor());
         let (mut outside, mut inside) = (u16::try_from(now).unwrap_or(100), 100);
         if outside >= inside || !self.works(&with(inside), self.service)? {
@@ -196,53 +207,67 @@ impl Search<'_> {
         self.found(&with(inside), text)
     }
 
+    fn with_floor(&self, names: &[&str], floor: Percent) -> RolloutSpec {
+        let mut spec = self.spec.clone();
+        for metric in spec.analysis.iter_mut().flat_map(|analysis| &mut analysis.metrics) {
+            if names.contains(&metric.name.as_str()) {
+                metric.floor = Some(floor);
+            }
+        }
+        spec
+    }
+
     /// Of the metrics that fail; the nearest that does, and a smaller one rather than a larger one.
     fn other_floor(&self, forecast: &Forecast) -> Result<Option<Advice>> {
-        let fails = |name: &str| {
-            let rows = forecast.steps.iter().flat_map(|step| &step.metrics);
-            rows.filter(|row| row.metric == name).any(|row| row.verdict > Verdict::Judged)
-        };
-        let failing = |plan: &&MetricPlan| fails(&plan.name);
-        let Some(floor) = self.program.conduct.analysis.metrics.iter().find(failing).map(|plan| plan.floor)
-        else {
-            return Ok(None);
-        };
-        let now = floor.unwrap_or(0.0);
-        let share = |bp: u16| Percent::from_basis_points(bp).share();
-        let smaller = FLOORS.into_iter().rev().filter(|bp| share(*bp) < now);
-        let larger = FLOORS.into_iter().filter(|bp| share(*bp) > now);
-        for bp in smaller.chain(larger) {
-            let floor = Percent::from_basis_points(bp);
-            let mut changed = self.spec.clone();
-            let mut names = Vec::new();
-            for metric in changed.analysis.iter_mut().flat_map(|analysis| &mut analysis.metrics) {
-                if fails(&metric.name) {
-                    metric.floor = Some(floor);
-                    names.push(metric.name.clone());
-                }
-            }
-            let names = names.join(" and ");
-            let text = if floor.share() < now {
-                format!("a smaller floor: {floor} for {names}")
+        let rows = || forecast.steps.iter().flat_map(|step| &step.metrics);
+        let fails =
+            |plan: &&MetricPlan| rows().any(|row| row.metric == plan.name && row.verdict > Verdict::Judged);
+        let failing: Vec<_> = self.program.conduct.analysis.metrics.iter().filter(fails).collect();
+        let Some(first) = failing.first() else { return Ok(None) };
+        let now = first.floor.unwrap_or(0.0);
+        let names: Vec<_> = failing.iter().map(|plan| plan.name.as_str()).collect();
+        let floors = || FLOORS.into_iter().map(Percent::from_basis_points);
+        let smaller = floors().rev().filter(|floor| floor.share() < now);
+        let larger = floors().filter(|floor| floor.share() > now);
+        for floor in smaller.chain(larger) {
+            let (size, but) = if floor.share() < now {
+                ("smaller", "")
             } else {
-                format!("a larger floor: {floor} for {names}; below it nothing is ever rolled back")
+                ("larger", "; a canary with fewer events than that is never rolled back")
             };
-            if let Some(found) = self.found(&changed, text)? {
+            let text = format!("a {size} floor: {floor} for {}{but}", names.join(" and "));
+            if let Some(found) = self.found(&self.with_floor(&names, floor), text)? {
                 return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    /// When nothing else does: half of the traffic says most, and a longer step more.
+    /// When nothing else does: half of the traffic says most, a longer step more, and a larger margin needs least.
     fn one_step(&self) -> Result<Option<Advice>> {
         let half =
             self.with_steps(vec![Step { weight: Percent::from_basis_points(5_000), ..Step::default() }]);
-        let Some(program) = self.compiled(&half) else { return Ok(None) };
-        let Some((changed, max)) = with_hold(&half, &Forecast::new(&program, self.service)?) else {
-            return Ok(None);
-        };
-        self.found(&changed, format!("one step of 50%, and a longer one: spec.analysis.hold.max {max}"))
+        let own = self.program.conduct.analysis.impact;
+        for (spec, more) in [
+            (half.clone(), ""),
+            (
+                with_impact(&half, Percent::FULL),
+                ", with twice the events accepted: spec.analysis.maxServiceImpact 100%",
+            ),
+        ] {
+            let Some(program) = self.compiled(&spec).filter(|program| program.conduct.analysis.impact >= own)
+            else {
+                continue;
+            };
+            let Some((changed, max)) = with_hold(&spec, &Forecast::new(&program, self.service)?) else {
+                continue;
+            };
+            let text = format!("one step of 50%, and a longer one: spec.analysis.hold.max {max}{more}");
+            if let Some(found) = self.found(&changed, text)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     fn more_requests(&self, forecast: &Forecast, alone: bool) -> Result<Option<Advice>> {
@@ -266,7 +291,8 @@ impl Search<'_> {
             let middle = (inside * outside).sqrt();
             if self.works(self.spec, &with(middle))? { inside = middle } else { outside = middle }
         }
-        let worst = forecast.steps.iter().flat_map(|step| &step.metrics).max_by_key(|row| row.verdict);
+        let rows = forecast.steps.iter().flat_map(|step| &step.metrics);
+        let worst = rows.max_by_key(|row| (row.verdict, row.promote_seconds.unwrap_or(u64::MAX)));
         let Some(rate) =
             self.service.rates.iter().find(|rate| worst.is_some_and(|row| row.metric == rate.metric))
         else {
@@ -277,7 +303,7 @@ impl Search<'_> {
         let events =
             |times: f64| count(whole(two_digits(rate.requests_per_second * rate.rate * times * 86_400.0)));
         let text = format!(
-            "{}: {} has {} events a day; this Rollout needs {}, which are {} requests a second",
+            "{}: {} has {} events a day; this Rollout needs {}, at {} requests a second",
             if alone { "this service has too little traffic for any steps" } else { "more traffic" },
             rate.metric,
             events(1.0),
@@ -291,9 +317,25 @@ impl Search<'_> {
     }
 }
 
+/// When twice the events of the metric are found first, and in which step; none when in no step within its `hold.max`.
+fn soonest(forecast: &Forecast, metric: &str) -> Option<(u64, usize)> {
+    let rows = forecast.steps.iter().flat_map(|step| step.metrics.iter().map(move |row| (step, row)));
+    let times = rows.filter(|(_, row)| row.metric == metric).filter_map(|(step, row)| {
+        let [twice, ..] = row.detect_seconds;
+        Some((twice.filter(|time| *time <= step.hold_max_seconds)?, step.step))
+    });
+    times.min()
+}
+
 /// Judged, and not only on average.
 fn passes(program: &Program, service: &Service, i: usize) -> Result<bool> {
     Ok(StepForecast::new(program, service, i)?.is_none_or(|step| step.verdict == Verdict::Judged))
+}
+
+fn with_impact(spec: &RolloutSpec, impact: Percent) -> RolloutSpec {
+    let mut spec = spec.clone();
+    spec.analysis.get_or_insert_default().max_service_impact = Some(impact);
+    spec
 }
 
 /// With the shortest `hold.max` that does, rounded up to what people write.
@@ -352,9 +394,15 @@ mod tests {
         }
     }
 
+    fn searched(spec: &RolloutSpec, service: &Service) -> Vec<Advice> {
+        let program = program(spec);
+        let forecast = Forecast::new(&program, service).unwrap();
+        Search { name: "shop", spec, program: &program, service }.advice(&forecast).unwrap()
+    }
+
     /// Each advice, applied as its reader would, leads to a plan that needs none.
     fn tried(spec: &RolloutSpec, service: &Service) -> Vec<Advice> {
-        let found = advice("shop", spec, &program(spec), service).unwrap();
+        let found = searched(spec, service);
         for one in &found {
             let mut changed = json!({"spec": spec});
             merge(&mut changed, one.patch.as_ref().unwrap_or(&Value::Null));
@@ -373,8 +421,9 @@ mod tests {
         found
     }
 
+    /// What each begins with.
     fn told(found: &[Advice]) -> Vec<&str> {
-        found.iter().map(|one| one.text.split([':', '(']).next().unwrap_or_default()).collect()
+        found.iter().filter_map(|one| one.text.split([':', ',']).next()).collect()
     }
 
     #[test]
@@ -386,11 +435,17 @@ mod tests {
     }
 
     #[test]
-    fn thin_traffic() {
-        for rps in [0.2, 2.0, 20.0] {
-            let found = tried(&spec(Value::Null, Value::Null), &service(rps, 0.005));
-            assert!(!found.is_empty(), "{rps}");
-        }
+    fn thin_traffic_has_its_remedies() {
+        let of = |rps: f64, floor: &str| {
+            let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": floor}]);
+            let found = tried(&spec(Value::Null, json!({"metrics": metrics})), &service(rps, 0.005));
+            told(&found).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(of(20.0, "0.1%"), ["longer steps", "a larger margin", "a larger floor", "more traffic"]);
+        assert_eq!(of(2.0, "2%"), ["other steps", "longer steps", "a larger floor", "more traffic"]);
+        assert_eq!(of(2.0, "10%"), ["other steps", "a smaller floor", "more traffic"]);
+        assert_eq!(of(0.8, "0.1%"), ["one step of 50%", "more traffic"]);
+        assert_eq!(of(0.01, "0.1%"), ["this service has too little traffic for any steps"]);
     }
 
     #[test]
@@ -414,10 +469,24 @@ mod tests {
     }
 
     #[test]
-    fn without_metrics_there_is_nothing_to_tune() {
-        let spec = spec(json!([{"weight": "50%"}]), json!({"metrics": []}));
-        let found = advice("shop", &spec, &program(&spec), &service(1.0, 0.0)).unwrap();
-        assert_eq!(told(&found), ["write spec.analysis.metrics"]);
+    fn a_floor_that_hides_twice_the_events_is_named() {
+        let sharper = |floor: &str, rps: f64| {
+            let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": floor}]);
+            let spec = spec(Value::Null, json!({"metrics": metrics}));
+            let (program, service) = (program(&spec), service(rps, 0.005));
+            let forecast = Forecast::new(&program, &service).unwrap();
+            Search { name: "shop", spec: &spec, program: &program, service: &service }
+                .sharper(&forecast)
+                .unwrap()
+        };
+        let [one] = &sharper("0.1%", 20.0)[..] else { panic!("{:?}", sharper("0.1%", 20.0)) };
+        assert_eq!(
+            one.patch.as_ref().unwrap()["spec"]["analysis"]["metrics"][0]["floor"],
+            "0.02%",
+            "{one:?}"
+        );
+        assert_eq!(sharper("0%", 20.0), []);
+        assert_eq!(sharper("0.1%", 2_000.0), []);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use davylamp_engine::Program;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::advice::{Advice, advice};
-use crate::figures::{count, counted, whole};
+use crate::advice::{Advice, Search};
+use crate::figures::{about, counted, whole};
 use crate::forecast::{Forecast, Rate, Row, Service, StepForecast, Verdict, size};
 use crate::picture::wrap;
 use crate::rates::Known;
@@ -31,8 +31,10 @@ pub(crate) struct Planned {
     pod_start_seconds: f64,
     #[serde(flatten)]
     forecast: Forecast,
-    /// Each alone is enough.
+    /// What to change so that each step can be judged; each alone is enough.
     advice: Vec<Advice>,
+    /// What to change so that twice the events are found.
+    sharper: Vec<Advice>,
     #[serde(skip)]
     on_inconclusive: OnInconclusive,
 }
@@ -57,6 +59,7 @@ impl Planned {
 
     fn of(name: &str, spec: &RolloutSpec, program: &Program, service: Service) -> Result<Self> {
         let forecast = Forecast::new(program, &service)?;
+        let search = Search { name, spec, program, service: &service };
         let plan = &program.conduct.analysis;
         let length = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0)).as_secs_f64();
         Ok(Self {
@@ -67,7 +70,8 @@ impl Planned {
             warmup_seconds: length(plan.warmup),
             settle_seconds: length(plan.settle),
             pod_start_seconds: service.pod_start.as_secs_f64(),
-            advice: advice(name, spec, program, &service)?,
+            advice: search.advice(&forecast)?,
+            sharper: search.sharper(&forecast)?,
             metrics: service.rates,
             forecast,
             on_inconclusive: plan.on_inconclusive,
@@ -83,7 +87,12 @@ impl Planned {
         let steps = counted(self.forecast.steps.len() as u64, "step");
         let then = match self.forecast.total_seconds.filter(|_| self.judged) {
             Some(total) => {
-                format!("a good version is promoted about {} after its release", about(Some(total)))
+                let unless = if self.forecast.verdict() > Verdict::Judged {
+                    ", unless one is inconclusive"
+                } else {
+                    ""
+                };
+                format!("a good version is promoted after about {}{unless}", about(Some(total)))
             }
             None => "not all of them can be judged".to_owned(),
         };
@@ -182,7 +191,9 @@ impl Planned {
         }
         if self.metrics.is_empty() {
             lines.push(
-                "Without metrics nothing is compared: each step passes when its pods are healthy.".to_owned(),
+                "Without metrics nothing is compared: each step passes as soon as its pods have been healthy for hold.min. Write \
+                 spec.analysis.metrics."
+                    .to_owned(),
             );
         }
         if !lines.is_empty() {
@@ -191,14 +202,22 @@ impl Planned {
         for line in &lines {
             push(text, "  ", line);
         }
-        let nothing = self.advice.is_empty() && self.forecast.verdict() > Verdict::Judged;
-        if nothing {
-            text.push_str("\n  No change of the Rollout was found that helps.\n");
-        } else if !self.advice.is_empty() {
+        if !self.advice.is_empty() {
             text.push_str("\n  What to change; each of these was tried, and one is enough:\n");
+        } else if matches!(
+            self.forecast.verdict(),
+            Verdict::OftenInconclusive | Verdict::Inconclusive | Verdict::Blind
+        ) {
+            text.push_str("\n  No change of the Rollout was found that helps.\n");
         }
         for Advice { text: advice, .. } in &self.advice {
             push(text, "  - ", advice);
+        }
+        if !self.sharper.is_empty() {
+            text.push('\n');
+        }
+        for Advice { text: advice, .. } in &self.sharper {
+            push(text, "  ", advice);
         }
     }
 
@@ -253,6 +272,7 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
             let (width, words) = (width(column), [3, 4].contains(&column));
             text.push_str(&if words { format!("  {cell:<width$}") } else { format!("  {cell:>width$}") });
         }
+        text.truncate(text.trim_end().len());
         text.push('\n');
     }
     text
@@ -279,17 +299,6 @@ fn source(objects: &[Value], name: Option<&str>) -> Result<MetricSourceSpec> {
         Err(error) => {
             bail!("MetricSource {}: spec.{}: {}", name.unwrap_or_default(), error.path(), error.inner())
         }
-    }
-}
-
-/// A length of time as people say it.
-fn about(seconds: Option<u64>) -> String {
-    let Some(s) = seconds else { return "never".to_owned() };
-    match s {
-        0..600 => Duration::from_secs(s).to_string(),
-        600..36_000 => Duration::from_secs((s + 30) / 60 * 60).to_string(),
-        36_000..360_000 => format!("{}h", (s + 1_800) / 3_600),
-        360_000.. => format!("{}d", count((s + 43_200) / 86_400)),
     }
 }
 

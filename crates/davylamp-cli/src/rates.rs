@@ -23,16 +23,16 @@ pub(crate) struct Known {
     /// Requests a second, of all pods
     #[arg(long, value_name = "NUMBER", value_parser = rate, allow_negative_numbers = true)]
     rps: Option<f64>,
-    /// Requests that are events today, of every metric or of one: 0.5% or errors=0.5%
+    /// The share of events in the requests of today, of every metric or of one: 0.5% or errors=0.5%
     #[arg(long, value_name = "[METRIC=]PERCENT")]
     errors: Vec<Share>,
-    /// Reads what is not given of both, from the pods of the Rollout's name
+    /// Where to read what is not given of both, of the pods that are named after the Rollout
     #[arg(long, value_name = "URL", value_parser = address)]
     prometheus: Option<String>,
-    /// Where those pods are; that of the Rollout unless given
+    /// The namespace of those pods; the Rollout's unless given
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
-    /// So far back is read
+    /// How far back it reads
     #[arg(long, value_name = "TIME", default_value = "1h")]
     window: Duration,
     /// Between two scrapes of a pod; that of a MetricSource in the files, or 15s

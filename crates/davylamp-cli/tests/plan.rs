@@ -65,20 +65,37 @@ fn a_rollout_with_the_defaults() {
 
 #[test]
 fn a_rollout_with_thin_traffic() {
-    assert_written("plan -f - --rps 20 --errors 0.5%", ROLLOUT, 1, include_str!("plan/thin.txt"));
+    assert_written("plan -f - --rps 20 --errors 0.5%", ROLLOUT, 0, include_str!("plan/thin.txt"));
 }
 
 #[test]
-fn the_json_has_what_the_guide_says() {
+fn a_rollout_with_hardly_any_traffic_and_two_metrics() {
+    let slow = "total: http_requests_total}\n    - name: slow\n      ratio: {events: slow_total, total: http_requests_total}";
+    let two = ROLLOUT
+        .replace("total: http_requests_total}", slow)
+        .replace("canary: {}", "canary: {steps: [{weight: 5%}, {weight: 50%, approval: {}}]}");
+    assert_written(
+        "plan -f - --rps 2 --errors 0.5% --errors slow=2%",
+        &two,
+        1,
+        include_str!("plan/inconclusive.txt"),
+    );
+}
+
+#[test]
+fn the_guide_says_what_is_written() {
     let guide = include_str!("../../../docs/src/plan.md");
+    assert!(guide.contains(include_str!("plan/thin.txt")), "the output in the guide is another");
     let plan = json("plan -f - --rps 20 --errors 0.5%", ROLLOUT);
     let row = &plan["steps"][0]["metrics"][0];
-    for object in [&plan, &plan["metrics"][0], &plan["steps"][0], row, &plan["advice"][0]] {
+    let last = plan["advice"].as_array().unwrap().last().unwrap();
+    for object in [&plan, &plan["metrics"][0], &plan["steps"][0], row, &plan["advice"][0], last] {
         for name in object.as_object().unwrap().keys() {
             assert!(guide.contains(&format!("`{name}`")), "{name} is not in the guide");
         }
     }
-    assert_eq!(plan["judged"], false);
+    assert_eq!(plan["advice"][0]["patch"]["spec"]["analysis"]["hold"]["max"], "1h20m");
+    assert!(last["timesRequests"].as_f64().unwrap() > 1.0, "{last}");
 }
 
 #[test]
@@ -105,6 +122,10 @@ fn what_is_wrong_is_named_with_what_to_write() {
     assert!(told.contains("shop: spec.analysis.warmup: "), "{told}");
     let told = wrong("--rps 20 --errors 2", ROLLOUT);
     assert!(told.contains("write one like"), "{told}");
+    let told = wrong("--prometheus localhost:9090", ROLLOUT);
+    assert!(told.contains("write one like http://localhost:9090"), "{told}");
+    let told = wrong("--prometheus http://localhost:9090 --window 5s", ROLLOUT);
+    assert!(told.contains("--window 5s: "), "{told}");
 }
 
 /// Answers so many queries in turn; gives their forms.
@@ -137,6 +158,7 @@ const REQUESTS: &str =
     r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"720000"]}]}}"#;
 const ERRORS: &str =
     r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"3600"]}]}}"#;
+const PARTIAL: &str = r#"{"status":"success","isPartial":true,"data":{"resultType":"vector","result":[{"metric":{},"value":[1,"0"]}]}}"#;
 const NOTHING: &str = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
 
 #[test]
@@ -155,8 +177,12 @@ fn rates_are_read_from_prometheus() {
     );
     assert!(asked[1].contains("code%3D%7E%225..%22%2Cnamespace"), "{asked:?}");
 
+    let (url, _) = prometheus(vec![REQUESTS, PARTIAL]);
+    let plan = json(&format!("plan -f - --prometheus {url}"), ROLLOUT);
+    assert!(plan["metrics"][0]["from"].as_str().unwrap().ends_with("; it warns that a part may be missing"));
+
     let (url, asked) = prometheus(vec![REQUESTS, NOTHING]);
-    let plan = json(&format!("plan -f - --prometheus {url} --rps 50 --window 2h -n other"), ROLLOUT);
+    let plan = json(&format!("plan -f - --prometheus {url}/ --rps 50 --window 2h -n other"), ROLLOUT);
     let metric = &plan["metrics"][0];
     assert_eq!((&metric["requestsPerSecond"], &metric["rate"]), (&50.0.into(), &0.0.into()));
     assert!(asked.join().unwrap()[0].contains("other%22"), "{metric}");
@@ -170,7 +196,7 @@ fn a_source_that_does_not_answer_is_named() {
     let output = run(&format!("plan -f - --prometheus {url}"), ROLLOUT);
     let told = text(&output);
     assert_eq!(output.status.code(), Some(2), "{told}");
-    for part in [url.as_str(), "cannot be reached: ", "--rps and --errors", "port-forward"] {
+    for part in [url.as_str(), "errors: cannot be reached: ", "--rps and --errors", "port-forward"] {
         assert!(told.contains(part), "{part} in\n{told}");
     }
     // With both given there is nothing to read.
@@ -183,14 +209,21 @@ fn a_source_that_does_not_answer_is_named() {
     asked.join().unwrap();
 }
 
-/// The plan speaks of what runs.
+/// The plan speaks of what runs, also where evidence and not the shortest hold says how long it takes.
 #[test]
 fn a_good_canary_takes_as_long_as_planned() {
+    let quick = ROLLOUT
+        .replace("replicas: 10", "replicas: 4")
+        .replace("canary: {}", "canary: {steps: [{weight: 20%}, {weight: 50%}]}")
+        .replace(
+            "source: default",
+            "source: default\n    warmup: 30s\n    settle: 10s\n    hold: {min: 10s}",
+        );
     let words = "-f - --rps 400 --errors 0.5%";
-    let planned = json(&format!("plan {words} --pod-start 5s"), ROLLOUT)["totalSeconds"].as_f64().unwrap();
-    let simulated = json(&format!("simulate {words} --runs 20"), ROLLOUT);
+    let planned = json(&format!("plan {words} --pod-start 5s"), &quick)["totalSeconds"].as_f64().unwrap();
+    let simulated = json(&format!("simulate {words} --runs 20"), &quick);
     let promoted = &simulated["outcomes"][0];
-    assert_eq!(promoted["outcome"], "Promoted", "{simulated}");
+    assert_eq!((&promoted["outcome"], &promoted["runs"]), (&"Promoted".into(), &20.into()), "{simulated}");
     let median = promoted["tookMs"]["median"].as_f64().unwrap() / 1_000.0;
     assert!((0.7..1.3).contains(&(planned / median)), "planned {planned} s, simulated {median} s");
 }
