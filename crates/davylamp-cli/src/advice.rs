@@ -301,7 +301,7 @@ impl Search<'_> {
         let requests = two_digits(rate.requests_per_second * inside);
         let times = requests / rate.requests_per_second;
         let events =
-            |times: f64| count(whole(two_digits(rate.requests_per_second * rate.rate * times * 86_400.0)));
+            |times: f64| count(whole(two_digits(rate.requests_per_second * rate.share * times * 86_400.0)));
         let text = format!(
             "{}: {} has {} events a day; this Rollout needs {}, at {} requests a second",
             if alone { "this service has too little traffic for any steps" } else { "more traffic" },
@@ -429,7 +429,7 @@ mod tests {
     #[test]
     fn a_plan_that_works_needs_none() {
         assert_eq!(
-            tried(&spec(json!([{"weight": "10%"}, {"weight": "50%"}]), Value::Null), &service(400.0, 0.005)),
+            tried(&spec(json!([{"weight": "10%"}, {"weight": "50%"}]), &Value::Null), &service(400.0, 0.005)),
             []
         );
     }
@@ -438,7 +438,7 @@ mod tests {
     fn thin_traffic_has_its_remedies() {
         let of = |rps: f64, floor: &str| {
             let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": floor}]);
-            let found = tried(&spec(Value::Null, json!({"metrics": metrics})), &service(rps, 0.005));
+            let found = tried(&spec(Value::Null, &json!({"metrics": metrics})), &service(rps, 0.005));
             told(&found).into_iter().map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(of(20.0, "0.1%"), ["longer steps", "a larger margin", "a larger floor", "more traffic"]);
@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn steps_of_their_own_hold_are_changed_too() {
         let steps = json!([{"weight": "10%", "hold": {"max": "4m"}}, {"weight": "50%"}]);
-        let found = tried(&spec(steps, Value::Null), &service(100.0, 0.005));
+        let found = tried(&spec(steps, &Value::Null), &service(100.0, 0.005));
         let hold = found.iter().find(|one| one.text.contains("hold.max")).unwrap();
         assert_ne!(
             hold.patch.as_ref().unwrap()["spec"]["strategy"]["canary"]["steps"][0]["hold"]["max"],
@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn a_service_without_events_needs_a_floor() {
         let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": "0%"}]);
-        let spec = spec(json!([{"weight": "50%"}]), json!({"metrics": metrics}));
+        let spec = spec(json!([{"weight": "50%"}]), &json!({"metrics": metrics}));
         let found = tried(&spec, &service(200.0, 0.0));
         assert_eq!(told(&found), ["a larger floor"]);
         assert_eq!(tried(&spec, &service(0.0, 0.0)), []);
@@ -472,7 +472,7 @@ mod tests {
     fn a_floor_that_hides_twice_the_events_is_named() {
         let sharper = |floor: &str, rps: f64| {
             let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": floor}]);
-            let spec = spec(Value::Null, json!({"metrics": metrics}));
+            let spec = spec(Value::Null, &json!({"metrics": metrics}));
             let (program, service) = (program(&spec), service(rps, 0.005));
             let forecast = Forecast::new(&program, &service).unwrap();
             Search { name: "shop", spec: &spec, program: &program, service: &service }

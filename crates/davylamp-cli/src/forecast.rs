@@ -35,7 +35,7 @@ pub(crate) struct Rate {
     pub(crate) metric: String,
     pub(crate) requests_per_second: f64,
     /// Events per request of the version of now.
-    pub(crate) rate: f64,
+    pub(crate) share: f64,
     /// Where both come from.
     pub(crate) from: String,
 }
@@ -209,10 +209,10 @@ impl Timing<'_> {
         };
         let mut detect = [None; 3];
         for (found, times) in detect.iter_mut().zip(TIMES) {
-            let rate = Rate { rate: rate.rate.max(SMALLEST_RATE), ..rate.clone() };
+            let rate = Rate { share: rate.share.max(SMALLEST_RATE), ..rate.clone() };
             // What lies below the floor is none of the test's business.
-            let canary = (times * rate.rate.max(metric.floor.unwrap_or(0.0))).min(1.0);
-            let ratio = canary / rate.rate;
+            let canary = (times * rate.share.max(metric.floor.unwrap_or(0.0))).min(1.0);
+            let ratio = canary / rate.share;
             [*found, _] = self.times(&rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
         }
         let late = |time: Option<u64>| time.is_none_or(|time| time > longest);
@@ -243,7 +243,7 @@ impl Timing<'_> {
             Traffic {
                 requests_per_second: rate.requests_per_second * all,
                 weight: canary / all,
-                rate: rate.rate,
+                rate: rate.share,
                 block_seconds: seconds(self.plan.block()),
             }
         };
@@ -286,7 +286,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// A Rollout of ten pods with this analysis beside its one metric, and these steps.
-    pub(crate) fn spec(steps: Value, analysis: Value) -> RolloutSpec {
+    pub(crate) fn spec(steps: Value, analysis: &Value) -> RolloutSpec {
         let mut spec = json!({
             "replicas": 10,
             "selector": {"matchLabels": {"app": "shop"}},
@@ -318,7 +318,7 @@ pub(crate) mod tests {
         let rate = |metric: &str| Rate {
             metric: metric.to_owned(),
             requests_per_second: rps,
-            rate,
+            share: rate,
             from: "as given".to_owned(),
         };
         Service { rates: vec![rate("errors"), rate("slow")], pod_start: Duration::from_secs(10) }
@@ -328,7 +328,7 @@ pub(crate) mod tests {
     fn rows_are_the_planners_with_what_is_left_out() {
         let spec = spec(
             json!([{"weight": "10%"}, {"weight": "40%"}]),
-            json!({"warmup": "60s", "settle": "20s", "maxServiceImpact": "40%", "falseRollbackRate": "2%"}),
+            &json!({"warmup": "60s", "settle": "20s", "maxServiceImpact": "40%", "falseRollbackRate": "2%"}),
         );
         let forecast = Forecast::new(&program(&spec), &service(200.0, 0.005)).unwrap();
         let [first, second] = &forecast.steps[..] else { panic!("{forecast:?}") };
@@ -365,7 +365,7 @@ pub(crate) mod tests {
             {"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": "0%"},
             {"name": "slow", "ratio": {"events": "c", "total": "b"}, "tolerance": "0%"},
         ]});
-        let spec = spec(json!([{"weight": "20%"}]), two);
+        let spec = spec(json!([{"weight": "20%"}]), &two);
         let forecast = Forecast::new(&program(&spec), &service(100.0, 0.01)).unwrap();
         let rows = &forecast.steps[0].metrics;
         let traffic = Traffic { requests_per_second: 100.0, weight: 0.2, rate: 0.01, block_seconds: 15.0 };
@@ -381,7 +381,7 @@ pub(crate) mod tests {
     #[test]
     fn what_cannot_be_said_in_time_is_named() {
         let of = |rps, max: &str, on: &str| {
-            let spec = spec(json!([{"weight": "10%"}]), json!({"hold": {"max": max}, "onInconclusive": on}));
+            let spec = spec(json!([{"weight": "10%"}]), &json!({"hold": {"max": max}, "onInconclusive": on}));
             Forecast::new(&program(&spec), &service(rps, 0.005)).unwrap()
         };
         let row = of(20.0, "60m", "pause").steps[0].metrics[0].clone();
@@ -399,7 +399,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_service_without_events_is_measured_by_the_floor() {
-        let spec = spec(json!([{"weight": "50%"}]), Value::Null);
+        let spec = spec(json!([{"weight": "50%"}]), &Value::Null);
         let row =
             |rate| Forecast::new(&program(&spec), &service(200.0, rate)).unwrap().steps[0].metrics[0].clone();
         let (none, few) = (row(0.0), row(0.000_1));
@@ -410,7 +410,7 @@ pub(crate) mod tests {
 
     #[test]
     fn without_metrics_the_shortest_hold_counts() {
-        let spec = spec(json!([{"weight": "50%"}]), json!({"metrics": []}));
+        let spec = spec(json!([{"weight": "50%"}]), &json!({"metrics": []}));
         let forecast = Forecast::new(&program(&spec), &service(1.0, 0.0)).unwrap();
         assert_eq!((forecast.verdict(), forecast.steps[0].seconds), (Verdict::NotAnalysed, 190));
         assert!(!forecast.is_judged());

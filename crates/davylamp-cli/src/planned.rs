@@ -49,7 +49,7 @@ impl Planned {
         let mut program = compiled(name, &spec)?;
         let source = source(objects, program.conduct.analysis.source.as_deref())?;
         program.conduct.analysis.sampling = Some(Sampling {
-            scrape_interval: known.scrape_interval.unwrap_or(source.scrape_interval()),
+            scrape_interval: known.scrape_interval.unwrap_or_else(|| source.scrape_interval()),
             delay: source.delay(),
         });
         let namespace = text("/metadata/namespace").unwrap_or("default");
@@ -102,12 +102,12 @@ impl Planned {
     /// All other lines.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        for Rate { metric, requests_per_second, rate, from } in &self.metrics {
+        for Rate { metric, requests_per_second, share, from } in &self.metrics {
             let requests = counted_rate(*requests_per_second);
             push(
                 &mut text,
                 "  ",
-                &format!("{metric}: {} % of {requests} a second ({from})", digits(100.0 * rate)),
+                &format!("{metric}: {} % of {requests} a second ({from})", digits(100.0 * share)),
             );
         }
         text.push('\n');
@@ -239,7 +239,7 @@ impl Planned {
             Verdict::Inconclusive => {
                 let shown = row
                     .promote_seconds
-                    .map_or("never".to_owned(), |time| format!("only after {}", about(Some(time))));
+                    .map_or_else(|| "never".to_owned(), |time| format!("only after {}", about(Some(time))));
                 format!(
                     "Step {number} ends inconclusive: {metric} is shown below {margin}x {shown}; after {max} the step {then}."
                 )
@@ -258,7 +258,9 @@ const WIDTH: usize = 100;
 fn push(text: &mut String, indent: &str, paragraph: &str) {
     let mut indent = indent.to_owned();
     for line in wrap(paragraph, WIDTH - indent.len()) {
-        text.push_str(&format!("{indent}{line}\n"));
+        text.push_str(&indent);
+        text.push_str(&line);
+        text.push('\n');
         indent = " ".repeat(indent.len());
     }
 }
@@ -270,7 +272,8 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     for row in rows {
         for (column, cell) in row.iter().enumerate() {
             let (width, words) = (width(column), [3, 4].contains(&column));
-            text.push_str(&if words { format!("  {cell:<width$}") } else { format!("  {cell:>width$}") });
+            let cell = if words { format!("  {cell:<width$}") } else { format!("  {cell:>width$}") };
+            text.push_str(&cell);
         }
         text.truncate(text.trim_end().len());
         text.push('\n');

@@ -35,7 +35,7 @@ pub(crate) struct Known {
     /// How far back it reads
     #[arg(long, value_name = "TIME", default_value = "1h")]
     window: Duration,
-    /// Between two scrapes of a pod; that of a MetricSource in the files, or 15s
+    /// Between two scrapes of a pod; that of a `MetricSource` in the files, or 15s
     #[arg(long, value_name = "TIME")]
     pub(crate) scrape_interval: Option<Duration>,
     /// From its creation until a pod is ready
@@ -120,10 +120,10 @@ impl Known {
             (rps, share, Some(prometheus)) => {
                 let Counted { events, total, from } = prometheus.read(metric)?;
                 let read = total / prometheus.window.as_secs_f64();
-                (rps.unwrap_or(read), share.unwrap_or((events / total).min(1.0)), from)
+                (rps.unwrap_or(read), share.unwrap_or_else(|| (events / total).min(1.0)), from)
             }
         };
-        Ok(Rate { metric: metric.name.clone(), requests_per_second: rps, rate: share, from })
+        Ok(Rate { metric: metric.name.clone(), requests_per_second: rps, share, from })
     }
 }
 

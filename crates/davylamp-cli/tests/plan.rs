@@ -166,7 +166,7 @@ fn rates_are_read_from_prometheus() {
     let (url, asked) = prometheus(vec![REQUESTS, ERRORS]);
     let plan = json(&format!("plan -f - --prometheus {url}"), ROLLOUT);
     let metric = &plan["metrics"][0];
-    assert_eq!((&metric["requestsPerSecond"], &metric["rate"]), (&200.0.into(), &0.005.into()));
+    assert_eq!((&metric["requestsPerSecond"], &metric["share"]), (&200.0.into(), &0.005.into()));
     let from = format!("read from {url}: 3,600 of 720,000 within 1h in pods shop-* of namespace market");
     assert_eq!(metric["from"], from.as_str());
     let asked = asked.join().unwrap();
@@ -184,7 +184,7 @@ fn rates_are_read_from_prometheus() {
     let (url, asked) = prometheus(vec![REQUESTS, NOTHING]);
     let plan = json(&format!("plan -f - --prometheus {url}/ --rps 50 --window 2h -n other"), ROLLOUT);
     let metric = &plan["metrics"][0];
-    assert_eq!((&metric["requestsPerSecond"], &metric["rate"]), (&50.0.into(), &0.0.into()));
+    assert_eq!((&metric["requestsPerSecond"], &metric["share"]), (&50.0.into(), &0.0.into()));
     assert!(asked.join().unwrap()[0].contains("other%22"), "{metric}");
 }
 
