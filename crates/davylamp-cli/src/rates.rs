@@ -120,6 +120,11 @@ impl Known {
             (rps, share, Some(prometheus)) => {
                 let Counted { events, total, from } = prometheus.read(metric)?;
                 let read = total / prometheus.window.as_secs_f64();
+                let from = match (rps, share) {
+                    (Some(_), _) => format!("requests as given, the share {from}"),
+                    (None, Some(_)) => format!("the share as given, requests {from}"),
+                    (None, None) => from,
+                };
                 (rps.unwrap_or(read), share.unwrap_or_else(|| (events / total).min(1.0)), from)
             }
         };

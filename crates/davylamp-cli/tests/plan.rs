@@ -185,6 +185,10 @@ fn rates_are_read_from_prometheus() {
     let plan = json(&format!("plan -f - --prometheus {url}/ --rps 50 --window 2h -n other"), ROLLOUT);
     let metric = &plan["metrics"][0];
     assert_eq!((&metric["requestsPerSecond"], &metric["share"]), (&50.0.into(), &0.0.into()));
+    assert!(
+        metric["from"].as_str().unwrap().starts_with("requests as given, the share read from http"),
+        "{metric}"
+    );
     assert!(asked.join().unwrap()[0].contains("other%22"), "{metric}");
 }
 
