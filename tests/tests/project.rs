@@ -16,7 +16,17 @@ const EDGES: &[(&str, &[&str])] = &[
     // The world as a dev-dependency, so that its own tests run on it.
     ("davylamp-controller", &["davylamp-api", "davylamp-engine", "davylamp-world"]),
     ("davylamp-sim", &["davylamp-api", "davylamp-controller", "davylamp-world"]),
-    ("davylamp-cli", &["davylamp-api", "davylamp-sim", "davylamp-world"]),
+    (
+        "davylamp-cli",
+        &[
+            "davylamp-api",
+            "davylamp-controller",
+            "davylamp-engine",
+            "davylamp-sim",
+            "davylamp-stats",
+            "davylamp-world",
+        ],
+    ),
     ("davylamp-demo", &[]),
     ("davylamp-world", &["davylamp-api"]),
     (

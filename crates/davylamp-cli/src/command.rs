@@ -13,10 +13,12 @@ use crate::acts::{SPEED, acts};
 use crate::distribution::distribution;
 use crate::input::{self, Flags, Input};
 use crate::pace::Speed;
+use crate::planned::Planned;
+use crate::rates::Known;
 use crate::show::Show;
 use crate::summary::summary;
 
-/// Progressive delivery by measurement: try a Rollout before it is trusted.
+/// Progressive delivery by measurement: plan a Rollout and try it before it is trusted.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-davylamp", bin_name = "kubectl davylamp", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -33,6 +35,11 @@ enum Command {
     ///
     /// Exits with 0 when all that the scenario expects came, with 1 when not, and with 2 when the input is wrong.
     Simulate(Simulate),
+    /// How long each step will take, what it will find, and what to change when that is too long
+    ///
+    /// Exits with 0 when each step can be judged, with 1 when not, and with 2 when the input is wrong.
+    #[command(after_help = EXAMPLES)]
+    Plan(Plan),
     /// A good version is promoted, a bad one rolled back, and a controller killed in the middle; about a minute
     Demo(Demo),
 }
@@ -58,6 +65,24 @@ struct Simulate {
     flags: Flags,
 }
 
+const EXAMPLES: &str = "Examples:
+  kubectl davylamp plan -f rollout.yaml --rps 200 --errors 0.5%
+  kubectl davylamp plan -f rollout.yaml --rps 200 --errors errors=0.5% --errors slow=2%
+  kubectl davylamp plan -f rollout.yaml --prometheus http://localhost:9090 --namespace shop --window 24h
+  kubectl get rollout checkout -o yaml | kubectl davylamp plan -f - --rps 200 -o json";
+
+#[derive(Args, Debug)]
+struct Plan {
+    /// Manifests with a Rollout, and with its `MetricSource` if that is at hand, or a scenario; - reads standard input
+    #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// For people, or for programs
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    known: Known,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     Text,
@@ -80,6 +105,7 @@ impl Cli {
         let colour = !self.no_color;
         match self.command {
             Command::Simulate(arguments) => arguments.run(colour),
+            Command::Plan(arguments) => arguments.run(colour),
             Command::Demo(Demo { seed, speed }) => {
                 let mut show = Show::stdout(colour);
                 show.catch_interrupt()?;
@@ -131,6 +157,22 @@ impl Simulate {
     }
 }
 
+impl Plan {
+    fn run(&self, colour: bool) -> Result<bool> {
+        let Input { name, scenario, .. } = input::read(&self.files, &Flags::default())?;
+        let planned = Planned::new(&scenario.rollout, &scenario.objects, &self.known).context(name)?;
+        if self.output == Output::Json {
+            print_json(&planned)?;
+        } else {
+            let mut show = Show::stdout(colour);
+            show.title(&planned.title());
+            show.say(&planned.text());
+            show.close()?;
+        }
+        Ok(planned.is_judged())
+    }
+}
+
 fn print_json(value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
@@ -148,7 +190,7 @@ mod tests {
         let words = ["kubectl-davylamp", "simulate"].into_iter().chain(words.split_whitespace());
         Cli::try_parse_from(words).map(|cli| match cli.command {
             Command::Simulate(arguments) => arguments,
-            Command::Demo(_) => panic!("another command"),
+            Command::Plan(_) | Command::Demo(_) => panic!("another command"),
         })
     }
 

@@ -16,6 +16,17 @@ pub(crate) fn length(ms: u64) -> String {
     davylamp_api::scalar::Duration::from_millis(ms.saturating_add(500) / 1_000 * 1_000).to_string()
 }
 
+/// A length of time as people say it, or never.
+pub(crate) fn about(seconds: Option<u64>) -> String {
+    let Some(s) = seconds else { return "never".to_owned() };
+    match s {
+        0..600 => davylamp_api::scalar::Duration::from_secs(s).to_string(),
+        600..36_000 => davylamp_api::scalar::Duration::from_secs((s + 30) / 60 * 60).to_string(),
+        36_000..360_000 => format!("{}h", (s + 1_800) / 3_600),
+        360_000.. => format!("{}d", count((s + 43_200) / 86_400)),
+    }
+}
+
 /// With separators: `12,345`.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -75,6 +86,10 @@ mod tests {
         );
         assert_eq!([counted(1, "run"), counted(2, "run")], ["1 run", "2 runs"]);
         assert_eq!([share(1, 200), share(0, 0)], ["0.50 %", "-"]);
+        assert_eq!(
+            [None, Some(59), Some(599), Some(5_430), Some(90_000), Some(1_000_000_000)].map(about),
+            ["never", "59s", "9m59s", "1h31m", "25h", "11,574d"]
+        );
         assert_eq!([whole(-3.0), whole(2.5)], [0, 3]);
     }
 }

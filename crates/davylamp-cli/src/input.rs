@@ -43,7 +43,7 @@ pub(crate) struct Flags {
     pub(crate) last: Option<Duration>,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.0..=1e6).contains(&rate) => Ok(rate),
         _ => Err("write a number of requests a second, like 200".to_owned()),
@@ -274,7 +274,7 @@ fn check(rollout: &Value, place: &str) -> Result<()> {
     match rollout.get("apiVersion").and_then(Value::as_str) {
         Some(found) if found == version => {}
         Some(found) => {
-            bail!("{place}: apiVersion: a Rollout of {found}; only those of {version} are simulated")
+            bail!("{place}: apiVersion: a Rollout of {found}; only those of {version} are understood")
         }
         None => bail!("{place}: apiVersion: write {version}"),
     }
@@ -428,7 +428,7 @@ items:
         let other = ROLLOUT.replace("davylamp.dev/v1alpha1", "argoproj.io/v1alpha1");
         assert_eq!(
             refusal(&[&other]),
-            "1.yaml: apiVersion: a Rollout of argoproj.io/v1alpha1; only those of davylamp.dev/v1alpha1 are simulated"
+            "1.yaml: apiVersion: a Rollout of argoproj.io/v1alpha1; only those of davylamp.dev/v1alpha1 are understood"
         );
         let imageless = ROLLOUT.replace(", image: 'shop:v2'", "");
         assert!(refusal(&[&imageless]).starts_with("1.yaml: spec.template.spec.containers[0].image: "));

@@ -2,12 +2,16 @@
 #![allow(clippy::similar_names, reason = "a seed and a speed are what they are called")]
 
 mod acts;
+mod advice;
 mod command;
 mod distribution;
 mod figures;
+mod forecast;
 mod input;
 mod pace;
 mod picture;
+mod planned;
+mod rates;
 mod show;
 mod summary;
 

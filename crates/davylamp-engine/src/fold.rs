@@ -94,10 +94,9 @@ impl<'a> Fold<'a> {
     /// Continues at the checkpoint. An unreadable one (another version's) begins anew: with capital 1, which keeps
     /// every promise and only costs time.
     pub(crate) fn new(plan: &'a Plan, checkpoint: &Checkpoint, weight: Percent, next: Percent) -> Self {
-        let interval = plan.sampling.map_or(15_000, |s| s.scrape_interval.millis()).max(1_000);
-        let block = interval * ((15_000 + interval - 1) / interval);
+        let (interval, block) = (plan.interval(), plan.block());
         let next_weight = next.share().max(1e-4);
-        let margin = 1.0 + plan.impact / next_weight;
+        let margin = plan.margin(next_weight);
         let checkpoint = readable(checkpoint);
         let metrics = plan
             .metrics
@@ -148,7 +147,7 @@ impl<'a> Fold<'a> {
     pub(crate) fn begin_step(&mut self, weight: Percent, next: Percent) {
         self.share = weight.share();
         self.next_weight = next.share().max(1e-4);
-        self.margin = 1.0 + self.plan.impact / self.next_weight;
+        self.margin = self.plan.margin(self.next_weight);
         for (metric, plan) in self.metrics.iter_mut().zip(&self.plan.metrics) {
             metric.safe = non_inferiority(plan, self.margin, self.next_weight);
             metric.counted_from = 0;
@@ -313,9 +312,8 @@ impl<'a> Fold<'a> {
         davylamp_stats::combine_log_e(&log_e, &self.weights()).unwrap_or(0.0)
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "at most ten metrics")]
     fn weights(&self) -> Vec<f64> {
-        vec![1.0 / self.metrics.len().max(1) as f64; self.metrics.len()]
+        vec![self.plan.metric_weight(); self.metrics.len()]
     }
 
     /// The evidence suffices to roll back.

@@ -19,4 +19,4 @@ mod steps;
 
 pub use decide::decide;
 pub use decision::{Decision, Desired, Query, RatioQuery, RouteGoal, Wake, Why};
-pub use program::{Conduct, Input, MetricPlan, Plan, Problem, Program};
+pub use program::{Conduct, Input, MetricPlan, Plan, Problem, Program, pods_for};

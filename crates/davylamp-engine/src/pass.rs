@@ -13,7 +13,7 @@ use crate::decision::{Wake, Why};
 use crate::explain;
 use crate::fold::{Cohorts, Fold};
 use crate::observed::{Effective, Hash, Observed, Role, Route, Template};
-use crate::program::{Conduct, Input, StepView, step_view};
+use crate::program::{Conduct, Input, StepView, pods_for, step_view};
 
 /// Routes must be effective within this, ms.
 pub(crate) const ROUTER_DEADLINE: i64 = 300_000;
@@ -201,8 +201,7 @@ impl<'a> Pass<'a> {
 
     /// Pods that a share of the traffic needs.
     pub(crate) fn pods_for(&self, weight: Percent) -> i32 {
-        let pods = i64::from(self.size()) * i64::from(weight.basis_points());
-        i32::try_from((pods + 9_999) / 10_000).unwrap_or(i32::MAX).max(1)
+        pods_for(self.size(), weight)
     }
 
     /// Pods that the present step needs.

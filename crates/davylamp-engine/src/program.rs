@@ -130,6 +130,41 @@ pub struct MetricPlan {
     pub floor: Option<f64>,
 }
 
+impl Plan {
+    /// Between two scrapes, ms.
+    #[must_use]
+    pub fn interval(&self) -> i64 {
+        self.sampling.map_or(15_000, |sampling| sampling.scrape_interval.millis()).max(1_000)
+    }
+
+    /// What counts as one piece of evidence, ms: whole scrapes, 15 s or longer.
+    #[must_use]
+    pub fn block(&self) -> i64 {
+        let interval = self.interval();
+        interval * ((15_000 + interval - 1) / interval)
+    }
+
+    /// The ratio that a canary is shown to lie below before it gets the next weight.
+    #[must_use]
+    pub fn margin(&self, next_weight: f64) -> f64 {
+        1.0 + self.impact / next_weight
+    }
+
+    /// The share of the false rollback rate that each metric may use.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "at most ten metrics")]
+    pub fn metric_weight(&self) -> f64 {
+        1.0 / self.metrics.len().max(1) as f64
+    }
+}
+
+/// Pods that a share of the traffic needs when so many carry all of it.
+#[must_use]
+pub fn pods_for(size: i32, weight: Percent) -> i32 {
+    let pods = i64::from(size) * i64::from(weight.basis_points());
+    i32::try_from((pods + 9_999) / 10_000).unwrap_or(i32::MAX).max(1)
+}
+
 /// The number of a step, counted from 0, and its parts with every default filled.
 pub(crate) struct StepView {
     pub(crate) weight: Percent,

@@ -29,7 +29,7 @@ pub const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers instant queries.
 pub trait MetricsApi: Send + Sync {
-    /// The value of the expression at a time in ms since 1970: the series of a range selector.
+    /// The value of the expression at a time in ms since 1970: the series of a range selector, or an instant vector.
     fn query<'a>(
         &'a self,
         source: &'a MetricSourceSpec,
@@ -75,7 +75,7 @@ impl MetricsApi for Counted {
     }
 }
 
-/// The answer to a range selector.
+/// The answer to a range selector; to an instant vector it is series of one sample.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
     /// In no particular order.
@@ -130,7 +130,7 @@ pub enum QueryError {
     /// The body is JSON, but not of this interface.
     #[error("answered JSON that is not of the query API: is the URL that of Prometheus?")]
     NotPrometheus,
-    /// The result is none of a range selector.
+    /// The result is neither of a range selector nor an instant vector.
     #[error("answered with a {0} where samples were asked for")]
     WrongType(&'static str),
     /// The body is too large.

@@ -132,8 +132,7 @@ fn answer(status: StatusCode, body: &[u8]) -> Result<Answer, QueryError> {
         return Err(QueryError::Http(status.as_u16()));
     }
     match outline.data.map(|data| data.result_type).as_deref() {
-        Some("matrix") => {}
-        Some("vector") => return Err(QueryError::WrongType("vector")),
+        Some("matrix" | "vector") => {}
         Some("scalar") => return Err(QueryError::WrongType("scalar")),
         Some("string") => return Err(QueryError::WrongType("string")),
         Some(_) | None => return Err(QueryError::NotPrometheus),
@@ -145,7 +144,7 @@ fn answer(status: StatusCode, body: &[u8]) -> Result<Answer, QueryError> {
     }
     let series = full.data.result.into_iter().map(|one| Series {
         labels: one.metric,
-        samples: one.values.into_iter().map(|Sample(at, value)| (at, value)).collect(),
+        samples: one.values.into_iter().chain(one.value).map(|Sample(at, value)| (at, value)).collect(),
     });
     Ok(Answer { series: series.collect(), warnings })
 }
@@ -207,6 +206,8 @@ struct Matrix {
     /// Absent for native histograms, which are no counters.
     #[serde(default)]
     values: Vec<Sample>,
+    /// Of an instant vector, which is a sample each.
+    value: Option<Sample>,
 }
 
 struct Sample(i64, f64);

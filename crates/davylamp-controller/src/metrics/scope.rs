@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use davylamp_api::MetricSourceSpec;
 use davylamp_engine::selector::{SelectorError, plain};
 use promql_parser::label::Matcher;
 use thiserror::Error;
@@ -42,22 +43,40 @@ pub enum ScopeError {
 
 /// The samples of the last `range_ms` of the selected series in the scope.
 pub fn scoped(text: &str, scope: &Scope<'_>, range_ms: i64) -> Result<String, ScopeError> {
+    if scope.pods.is_empty() {
+        return Err(ScopeError::NoPods);
+    }
+    let pods: Vec<_> = scope.pods.iter().map(|prefix| literal(prefix) + GENERATED).collect();
+    bound(text, scope, &pods.join("|"), range_ms)
+}
+
+/// The same of all pods of the workload of this name, whichever their revision, and whether a Rollout or a Deployment
+/// owns them.
+pub fn of_workload(
+    text: &str,
+    source: &MetricSourceSpec,
+    namespace: &str,
+    name: &str,
+    range_ms: i64,
+) -> Result<String, ScopeError> {
+    let (namespace_label, pod_label) = (source.namespace_label(), source.pod_label());
+    let scope = Scope { namespace_label, namespace, pod_label, pods: &BTreeSet::new() };
+    bound(text, &scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)), range_ms)
+}
+
+fn bound(text: &str, scope: &Scope<'_>, pods: &str, range_ms: i64) -> Result<String, ScopeError> {
     let selector = plain(text)?;
     for label in [scope.namespace_label, scope.pod_label] {
         if !is_label(label) {
             return Err(ScopeError::Label(label.to_owned()));
         }
     }
-    if scope.pods.is_empty() {
-        return Err(ScopeError::NoPods);
-    }
-    let pods: Vec<_> = scope.pods.iter().map(|prefix| literal(prefix) + GENERATED).collect();
     let mut query = selector.name.unwrap_or_default();
     query.push('{');
     for matcher in &selector.matchers.matchers {
         write_matcher(&mut query, matcher);
     }
-    let (namespace, pods) = (quoted(scope.namespace), quoted(&pods.join("|")));
+    let (namespace, pods) = (quoted(scope.namespace), quoted(pods));
     let _ = write!(
         query,
         "{}={namespace},{}=~{pods}}}[{}ms]",
@@ -138,6 +157,15 @@ mod tests {
             text,
             r#"{__name__="http.requests","code.class"!="5",namespace="shop",pod=~"a[a-z0-9]{5}"}[97500ms]"#
         );
+    }
+
+    #[test]
+    fn pods_of_a_workload_are_those_of_all_its_revisions() {
+        let source: MetricSourceSpec =
+            serde_json::from_value(serde_json::json!({"url": "", "allowedNamespaces": [], "podLabel": "p"}))
+                .unwrap();
+        let text = of_workload("up{a=\"b\"}", &source, "shop", "web.a", 3_600_000).unwrap();
+        assert_eq!(text, r#"up{a="b",namespace="shop",p=~"web\\.a-[a-z0-9]+-[a-z0-9]{5}"}[3600000ms]"#);
     }
 
     #[test]

@@ -72,6 +72,13 @@ async fn asks_by_post_and_reads_series_and_warnings() {
 }
 
 #[tokio::test]
+async fn an_instant_vector_is_series_of_one_sample() {
+    let body =
+        r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1.5,"7"]}]}}"#;
+    assert_eq!(answers(200, body).await.unwrap().series[0].samples, [(1_500, 7.0)]);
+}
+
+#[tokio::test]
 async fn a_partial_answer_warns() {
     let body = r#"{"status":"success","isPartial":true,"data":{"resultType":"matrix","result":[]}}"#;
     assert_eq!(answers(200, body).await.unwrap().warnings, ["isPartial"]);

@@ -1,0 +1,418 @@
+//! How long the steps of a Rollout will take: until a bad canary goes back, and until a good one is shown to be good.
+//!
+//! Takes what the engine compiled and what is known of the service; gives mean times, counted as `hold` is from the moment
+//! a weight is effective. The tests, their parameters and the data that they leave out are those of the engine. Pure.
+
+use anyhow::Result;
+use davylamp_api::rollout::{OnInconclusive, Step};
+use davylamp_api::scalar::{Duration, Percent};
+use davylamp_engine::{MetricPlan, Plan, Program, pods_for};
+use davylamp_stats::{Detection, Promotion, Traffic, detect_seconds, promote_seconds};
+use serde::Serialize;
+
+use crate::figures::whole;
+
+/// So many times as many events has a canary that is to be found.
+pub(crate) const TIMES: [f64; 3] = [2.0, 5.0, 20.0];
+/// A verdict takes so many times its mean in one case of ten.
+const SLOW: f64 = 2.0;
+/// Fewer events than any real service has; of none there is no multiple.
+const SMALLEST_RATE: f64 = 1e-7;
+
+/// What is known of the service.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Service {
+    /// In the order of the metrics.
+    pub(crate) rates: Vec<Rate>,
+    /// From its creation until a pod is ready.
+    pub(crate) pod_start: Duration,
+}
+
+/// What a metric counts, in all pods together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Rate {
+    pub(crate) metric: String,
+    pub(crate) requests_per_second: f64,
+    /// Events per request of the version of now.
+    pub(crate) share: f64,
+    /// Where both come from.
+    pub(crate) from: String,
+}
+
+/// What will become of a rollout. Times in seconds; none is never.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Forecast {
+    pub(crate) steps: Vec<StepForecast>,
+    /// From the release until a good version is promoted and the routes are the user's again, approvals not included.
+    pub(crate) total_seconds: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StepForecast {
+    /// Counted from 1.
+    pub(crate) step: usize,
+    pub(crate) weight: Percent,
+    pub(crate) pods: i32,
+    pub(crate) hold_min_seconds: u64,
+    pub(crate) hold_max_seconds: u64,
+    /// Somebody must approve it, too.
+    pub(crate) approval: bool,
+    /// The ratio that a canary must be shown to lie below.
+    pub(crate) margin: f64,
+    pub(crate) verdict: Verdict,
+    /// With the start of its pods.
+    pub(crate) seconds: u64,
+    pub(crate) metrics: Vec<Row>,
+}
+
+/// One metric in one step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Row {
+    pub(crate) metric: String,
+    /// Until a canary with 2, 5 and 20 times the events goes back.
+    pub(crate) detect_seconds: [Option<u64>; 3],
+    /// Until one that is as good as the stable version is shown to lie below the margin.
+    pub(crate) promote_seconds: Option<u64>,
+    /// In one case of ten it takes longer.
+    pub(crate) promote_slow_seconds: Option<u64>,
+    pub(crate) verdict: Verdict,
+}
+
+/// What can be said at the end of a step, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Verdict {
+    /// A good canary passes within `hold.max`, and a very bad one is found.
+    Judged,
+    /// The same on average, but in more than one case of ten not within `hold.max`.
+    OftenInconclusive,
+    /// `hold.max` passes before a good canary is shown to be good.
+    Inconclusive,
+    /// Even twenty times the events are not found within `hold.max`.
+    Blind,
+    /// There is no metric.
+    NotAnalysed,
+}
+
+impl Forecast {
+    /// Of all steps.
+    pub(crate) fn new(program: &Program, service: &Service) -> Result<Self> {
+        let plan = &program.conduct.analysis;
+        let mut steps = Vec::new();
+        for i in 0..program.conduct.steps.len() {
+            steps.extend(StepForecast::new(program, service, i)?);
+        }
+        let stuck =
+            |step: &StepForecast| plan.on_inconclusive != OnInconclusive::Promote && step.is_inconclusive();
+        // The other pods, all traffic, and the routes given back: each waits for the settle time.
+        let end = service.pod_start.as_secs_f64() + 2.0 * seconds(plan.settle);
+        let total = steps.iter().map(|step| step.seconds).sum::<u64>() + whole(end);
+        Ok(Self { total_seconds: (!steps.iter().any(stuck)).then_some(total), steps })
+    }
+
+    /// The worst of all steps.
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.steps.iter().map(|step| step.verdict).max().unwrap_or(Verdict::NotAnalysed)
+    }
+
+    /// Every step can be judged, if only on average.
+    pub(crate) fn is_judged(&self) -> bool {
+        self.verdict() <= Verdict::OftenInconclusive
+    }
+}
+
+impl StepForecast {
+    /// Of the step of that index; None when there is none.
+    pub(crate) fn new(program: &Program, service: &Service, i: usize) -> Result<Option<Self>> {
+        let (plan, steps) = (&program.conduct.analysis, &program.conduct.steps);
+        let Some(step) = steps.get(i) else { return Ok(None) };
+        let next = steps.get(i + 1).map_or(Percent::FULL, |next| next.weight).share();
+        let pods = |step: &Step| step.replicas.unwrap_or_else(|| pods_for(size(program), step.weight));
+        let (before, now) = (i.checked_sub(1).and_then(|i| steps.get(i)).map_or(0, pods), pods(step));
+        let hold = step.hold.clone().unwrap_or_default();
+        let (min, max) = (hold.min.unwrap_or_default(), hold.max.unwrap_or_default());
+        let timing = Timing {
+            plan,
+            weight: step.weight.share(),
+            next,
+            warm: f64::from(before.min(now)) / f64::from(now.max(1)),
+        };
+        let mut metrics = Vec::new();
+        for (metric, rate) in plan.metrics.iter().zip(&service.rates) {
+            metrics.push(timing.row(metric, rate, ceil(max.as_secs_f64()))?);
+        }
+        let none = if plan.metrics.is_empty() { Verdict::NotAnalysed } else { Verdict::Judged };
+        let verdict = metrics.iter().map(|row| row.verdict).max().unwrap_or(none);
+        let slowest = metrics.iter().map(|row| row.promote_seconds.unwrap_or(u64::MAX)).max();
+        let (min, max) = (ceil(min.as_secs_f64()), ceil(max.as_secs_f64()));
+        let judged = slowest.unwrap_or(0).clamp(min, max.max(min));
+        let start = if now > before { service.pod_start.as_secs_f64() } else { 0.0 };
+        // Samples are read when they are old enough, by whole rounds.
+        let delay = plan.sampling.map_or(0.0, |sampling| sampling.delay.as_secs_f64());
+        let behind = if metrics.is_empty() { 0.0 } else { delay + 0.5 * timing.interval() };
+        Ok(Some(Self {
+            step: i + 1,
+            weight: step.weight,
+            pods: now,
+            hold_min_seconds: min,
+            hold_max_seconds: max,
+            approval: step.approval.is_some(),
+            margin: plan.margin(next),
+            verdict,
+            seconds: judged.saturating_add(whole(start + behind)),
+            metrics,
+        }))
+    }
+
+    /// `hold.max` passes first.
+    pub(crate) fn is_inconclusive(&self) -> bool {
+        self.metrics.iter().any(|row| row.promote_seconds.is_none_or(|time| time > self.hold_max_seconds))
+    }
+}
+
+impl Row {
+    /// The shortest `hold.max` that would do.
+    pub(crate) fn needs(&self) -> Option<u64> {
+        Some(self.promote_slow_seconds?.max(self.detect_seconds[2]?))
+    }
+}
+
+/// Pods that carry the full traffic.
+pub(crate) fn size(program: &Program) -> i32 {
+    program.replicas.unwrap_or(1)
+}
+
+/// One step: how its data comes.
+struct Timing<'a> {
+    plan: &'a Plan,
+    weight: f64,
+    next: f64,
+    /// The share of the canary's pods that were there before the step.
+    warm: f64,
+}
+
+impl Timing<'_> {
+    fn row(&self, metric: &MetricPlan, rate: &Rate, longest: u64) -> Result<Row> {
+        let promotion = Promotion {
+            margin: self.plan.margin(self.next),
+            beta: self.plan.beta,
+            absolute: metric.floor.map(|floor| (floor, self.next)),
+        };
+        let [promote, slow] = self.times(rate, |traffic| promote_seconds(traffic, &promotion))?;
+        let detection = Detection {
+            floor: metric.floor,
+            ..Detection::new(metric.tolerated, self.plan.alpha * self.plan.metric_weight())
+        };
+        let mut detect = [None; 3];
+        for (found, times) in detect.iter_mut().zip(TIMES) {
+            let rate = Rate { share: rate.share.max(SMALLEST_RATE), ..rate.clone() };
+            // What lies below the floor is none of the test's business.
+            let canary = (times * rate.share.max(metric.floor.unwrap_or(0.0))).min(1.0);
+            let ratio = canary / rate.share;
+            [*found, _] = self.times(&rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
+        }
+        let late = |time: Option<u64>| time.is_none_or(|time| time > longest);
+        let verdict = match (late(detect[2]), late(promote), late(slow)) {
+            (true, _, _) => Verdict::Blind,
+            (false, true, _) => Verdict::Inconclusive,
+            (false, false, true) => Verdict::OftenInconclusive,
+            (false, false, false) => Verdict::Judged,
+        };
+        Ok(Row {
+            metric: metric.name.clone(),
+            detect_seconds: detect,
+            promote_seconds: promote,
+            promote_slow_seconds: slow,
+            verdict,
+        })
+    }
+
+    /// The mean and the slow time since the weight is effective, when so much data is needed on average.
+    fn times(
+        &self,
+        rate: &Rate,
+        needed: impl Fn(&Traffic) -> Result<Option<f64>, davylamp_stats::Error>,
+    ) -> Result<[Option<u64>; 2]> {
+        let traffic = |warm: f64| {
+            let canary = self.weight * warm;
+            let all = 1.0 - self.weight + canary;
+            Traffic {
+                requests_per_second: rate.requests_per_second * all,
+                weight: canary / all,
+                rate: rate.share,
+                block_seconds: seconds(self.plan.block()),
+            }
+        };
+        let Some(all) = needed(&traffic(1.0))? else { return Ok([None; 2]) };
+        let cold = seconds(self.plan.warmup - self.plan.settle).max(0.0);
+        let early = if cold > 0.0 && self.warm > 0.0 { needed(&traffic(self.warm))? } else { None };
+        Ok([1.0, SLOW].map(|times| {
+            let all = times * all;
+            // Until its new pods are warm the canary is judged by the others.
+            let data = match early.map(|early| times * early) {
+                Some(early) if early <= cold => early,
+                Some(early) => cold + (1.0 - cold / early) * all,
+                None => cold + all,
+            };
+            // Half a scrape until the first sample that counts, half until the round of the last one ends.
+            Some(ceil(seconds(self.plan.settle) + data + self.interval()))
+        }))
+    }
+
+    fn interval(&self) -> f64 {
+        seconds(self.plan.interval())
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "at most 1,000 hours")]
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+fn ceil(seconds: f64) -> u64 {
+    whole(seconds.ceil())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use davylamp_api::RolloutSpec;
+    use davylamp_api::run::Sampling;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A Rollout of ten pods with this analysis beside its one metric, and these steps.
+    pub(crate) fn spec(steps: Value, analysis: &Value) -> RolloutSpec {
+        let mut spec = json!({
+            "replicas": 10,
+            "selector": {"matchLabels": {"app": "shop"}},
+            "template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "shop", "image": "shop:2"}]}},
+            "service": "shop",
+            "strategy": {"canary": {}, "traffic": [{"gatewayAPI": {"routes": [{"kind": "HTTPRoute", "name": "shop"}]}}]},
+            "analysis": {"source": "default", "metrics": [
+                {"name": "errors", "ratio": {"events": "http_requests_total{code=~\"5..\"}", "total": "http_requests_total"}},
+            ]},
+        });
+        if !steps.is_null() {
+            spec["strategy"]["canary"]["steps"] = steps;
+        }
+        for (key, value) in analysis.as_object().cloned().unwrap_or_default() {
+            spec["analysis"][key] = value;
+        }
+        serde_json::from_value(spec).unwrap()
+    }
+
+    pub(crate) fn program(spec: &RolloutSpec) -> Program {
+        let mut program = Program::compile("shop", spec).unwrap();
+        let sampling = Sampling { scrape_interval: Duration::from_secs(5), delay: Duration::from_secs(3) };
+        program.conduct.analysis.sampling = Some(sampling);
+        program
+    }
+
+    /// Of each metric.
+    pub(crate) fn service(rps: f64, rate: f64) -> Service {
+        let rate = |metric: &str| Rate {
+            metric: metric.to_owned(),
+            requests_per_second: rps,
+            share: rate,
+            from: "as given".to_owned(),
+        };
+        Service { rates: vec![rate("errors"), rate("slow")], pod_start: Duration::from_secs(10) }
+    }
+
+    #[test]
+    fn rows_are_the_planners_with_what_is_left_out() {
+        let spec = spec(
+            json!([{"weight": "10%"}, {"weight": "40%"}]),
+            &json!({"warmup": "60s", "settle": "20s", "maxServiceImpact": "40%", "falseRollbackRate": "2%"}),
+        );
+        let forecast = Forecast::new(&program(&spec), &service(200.0, 0.005)).unwrap();
+        let [first, second] = &forecast.steps[..] else { panic!("{forecast:?}") };
+        assert_eq!((first.pods, second.pods, first.margin, second.margin), (1, 4, 2.0, 1.4));
+
+        // Blocks are of three scrapes. The only pod of the first step is warm after a minute.
+        let traffic = Traffic { requests_per_second: 200.0, weight: 0.1, rate: 0.005, block_seconds: 15.0 };
+        let promotion = Promotion { margin: 2.0, beta: 0.05, absolute: Some((0.001, 0.4)) };
+        let promote = promote_seconds(&traffic, &promotion).unwrap().unwrap();
+        assert_eq!(first.metrics[0].promote_seconds, Some(ceil(60.0 + promote + 5.0)));
+        assert_eq!(first.metrics[0].promote_slow_seconds, Some(ceil(60.0 + 2.0 * promote + 5.0)));
+        let detection = Detection { floor: Some(0.001), ..Detection::new(1.1, 0.02) };
+        let detect = detect_seconds(&traffic, 5.0, &detection).unwrap().unwrap();
+        assert_eq!(first.metrics[0].detect_seconds[1], Some(ceil(60.0 + detect + 5.0)));
+
+        // In the second step one of four pods is warm from the start: for 40 seconds a tenth of all requests count.
+        let all = Traffic { weight: 0.4, ..traffic };
+        let early = Traffic { requests_per_second: 140.0, weight: 1.0 / 7.0, ..traffic };
+        let found = |traffic: &Traffic| detect_seconds(traffic, 2.0, &detection).unwrap().unwrap();
+        let data = 40.0 + (1.0 - 40.0 / found(&early)) * found(&all);
+        let expected = ceil(20.0 + data + 5.0);
+        assert!(
+            second.metrics[0].detect_seconds[0].unwrap().abs_diff(expected) <= 1,
+            "{expected}: {second:?}"
+        );
+
+        let steps: u64 = forecast.steps.iter().map(|step| step.seconds).sum();
+        assert_eq!(forecast.total_seconds, Some(steps + 10 + 40));
+    }
+
+    #[test]
+    fn each_metric_has_its_share_of_false_rollbacks() {
+        let two = json!({"metrics": [
+            {"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": "0%"},
+            {"name": "slow", "ratio": {"events": "c", "total": "b"}, "tolerance": "0%"},
+        ]});
+        let spec = spec(json!([{"weight": "20%"}]), &two);
+        let forecast = Forecast::new(&program(&spec), &service(100.0, 0.01)).unwrap();
+        let rows = &forecast.steps[0].metrics;
+        let traffic = Traffic { requests_per_second: 100.0, weight: 0.2, rate: 0.01, block_seconds: 15.0 };
+        for (row, detection) in rows
+            .iter()
+            .zip([Detection::new(1.1, 0.005), Detection { floor: Some(0.001), ..Detection::new(1.0, 0.005) }])
+        {
+            let detect = detect_seconds(&traffic, 2.0, &detection).unwrap().unwrap();
+            assert_eq!(row.detect_seconds[0], Some(ceil(120.0 + detect + 5.0)), "{}", row.metric);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_said_in_time_is_named() {
+        let of = |rps, max: &str, on: &str| {
+            let spec = spec(json!([{"weight": "10%"}]), &json!({"hold": {"max": max}, "onInconclusive": on}));
+            Forecast::new(&program(&spec), &service(rps, 0.005)).unwrap()
+        };
+        let row = of(20.0, "60m", "pause").steps[0].metrics[0].clone();
+        let minutes = |seconds: Option<u64>| format!("{}s", seconds.unwrap());
+        assert_eq!(of(20.0, &minutes(row.needs()), "pause").verdict(), Verdict::Judged);
+        assert_eq!(of(20.0, &minutes(row.promote_seconds), "pause").verdict(), Verdict::OftenInconclusive);
+        let short = of(20.0, &minutes(row.promote_seconds.map(|s| s - 1)), "pause");
+        assert_eq!((short.verdict(), short.total_seconds), (Verdict::Inconclusive, None));
+        let promoted = of(20.0, &minutes(row.promote_seconds.map(|s| s - 1)), "promote");
+        assert_eq!(promoted.verdict(), Verdict::Inconclusive);
+        assert!(promoted.total_seconds.is_some());
+        assert_eq!(of(0.01, "60m", "pause").verdict(), Verdict::Blind);
+        assert_eq!(of(0.0, "60m", "pause").steps[0].metrics[0].detect_seconds, [None; 3]);
+    }
+
+    #[test]
+    fn a_service_without_events_is_measured_by_the_floor() {
+        let spec = spec(json!([{"weight": "50%"}]), &Value::Null);
+        let row =
+            |rate| Forecast::new(&program(&spec), &service(200.0, rate)).unwrap().steps[0].metrics[0].clone();
+        let (none, few) = (row(0.0), row(0.000_1));
+        for (none, few) in none.detect_seconds.iter().zip(few.detect_seconds) {
+            assert!(none.unwrap().abs_diff(few.unwrap()) < 120, "{none:?} {few:?}");
+        }
+    }
+
+    #[test]
+    fn without_metrics_the_shortest_hold_counts() {
+        let spec = spec(json!([{"weight": "50%"}]), &json!({"metrics": []}));
+        let forecast = Forecast::new(&program(&spec), &service(1.0, 0.0)).unwrap();
+        assert_eq!((forecast.verdict(), forecast.steps[0].seconds), (Verdict::NotAnalysed, 190));
+        assert!(!forecast.is_judged());
+    }
+}

@@ -1,0 +1,316 @@
+//! The whole plan of a Rollout: what is known, what will become of its steps, and what to change. As JSON it is what
+//! `-o json` writes; as text a table and short sentences.
+
+use anyhow::{Result, anyhow, bail};
+use davylamp_api::rollout::OnInconclusive;
+use davylamp_api::run::Sampling;
+use davylamp_api::scalar::Duration;
+use davylamp_api::{MetricSourceSpec, RolloutSpec};
+use davylamp_engine::Program;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::advice::{Advice, Search};
+use crate::figures::{about, counted, whole};
+use crate::forecast::{Forecast, Rate, Row, Service, StepForecast, Verdict, size};
+use crate::picture::wrap;
+use crate::rates::Known;
+
+/// What is known, what will come of it, and what to change.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Planned {
+    rollout: String,
+    /// Each step can be judged, if only on average.
+    judged: bool,
+    replicas: i32,
+    metrics: Vec<Rate>,
+    scrape_interval_seconds: f64,
+    warmup_seconds: f64,
+    settle_seconds: f64,
+    pod_start_seconds: f64,
+    #[serde(flatten)]
+    forecast: Forecast,
+    /// What to change so that each step can be judged; each alone is enough.
+    advice: Vec<Advice>,
+    /// What to change so that twice the events are found.
+    sharper: Vec<Advice>,
+    #[serde(skip)]
+    on_inconclusive: OnInconclusive,
+}
+
+impl Planned {
+    /// Of a Rollout, with the sources that stand beside it.
+    pub(crate) fn new(rollout: &Value, objects: &[Value], known: &Known) -> Result<Self> {
+        let text = |pointer: &str| rollout.pointer(pointer).and_then(Value::as_str);
+        let name = text("/metadata/name").unwrap_or_default();
+        let spec: RolloutSpec = serde_path_to_error::deserialize(&rollout["spec"])
+            .map_err(|error| anyhow!("{name}: spec.{}: {}", error.path(), error.inner()))?;
+        let mut program = compiled(name, &spec)?;
+        let source = source(objects, program.conduct.analysis.source.as_deref())?;
+        program.conduct.analysis.sampling = Some(Sampling {
+            scrape_interval: known.scrape_interval.unwrap_or_else(|| source.scrape_interval()),
+            delay: source.delay(),
+        });
+        let namespace = text("/metadata/namespace").unwrap_or("default");
+        let service = known.service(&program.conduct.analysis.metrics, &source, namespace, name)?;
+        Self::of(name, &spec, &program, service)
+    }
+
+    fn of(name: &str, spec: &RolloutSpec, program: &Program, service: Service) -> Result<Self> {
+        let forecast = Forecast::new(program, &service)?;
+        let search = Search { name, spec, program, service: &service };
+        let plan = &program.conduct.analysis;
+        let length = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0)).as_secs_f64();
+        Ok(Self {
+            rollout: name.to_owned(),
+            judged: forecast.is_judged(),
+            replicas: size(program),
+            scrape_interval_seconds: length(plan.interval()),
+            warmup_seconds: length(plan.warmup),
+            settle_seconds: length(plan.settle),
+            pod_start_seconds: service.pod_start.as_secs_f64(),
+            advice: search.advice(&forecast)?,
+            sharper: search.sharper(&forecast)?,
+            metrics: service.rates,
+            forecast,
+            on_inconclusive: plan.on_inconclusive,
+        })
+    }
+
+    pub(crate) const fn is_judged(&self) -> bool {
+        self.judged
+    }
+
+    /// The first line.
+    pub(crate) fn title(&self) -> String {
+        let steps = counted(self.forecast.steps.len() as u64, "step");
+        let then = match self.forecast.total_seconds.filter(|_| self.judged) {
+            Some(total) => {
+                let unless = if self.forecast.verdict() > Verdict::Judged {
+                    ", unless one is inconclusive"
+                } else {
+                    ""
+                };
+                format!("a good version is promoted after about {}{unless}", about(Some(total)))
+            }
+            None => "not all of them can be judged".to_owned(),
+        };
+        format!("{}: {steps}; {then}", self.rollout)
+    }
+
+    /// All other lines.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        for Rate { metric, requests_per_second, share, from } in &self.metrics {
+            let requests = counted_rate(*requests_per_second);
+            push(
+                &mut text,
+                "  ",
+                &format!("{metric}: {} % of {requests} a second ({from})", digits(100.0 * share)),
+            );
+        }
+        text.push('\n');
+        text.push_str(&self.table());
+        text.push('\n');
+        for (word, meaning) in [
+            (
+                "2x 5x 20x",
+                "until a version with so many times the events of today, or of the floor if that is more, goes back",
+            ),
+            ("proven", "until a good version is shown to stay below the margin"),
+            (
+                "lasts",
+                &format!(
+                    "of a good version, with {} for pods to start",
+                    about(Some(whole(self.pod_start_seconds)))
+                ),
+            ),
+        ] {
+            push(&mut text, &format!("  {word:<11}"), meaning);
+        }
+        let rest = format!(
+            "Mean times from the moment the weight is effective, as hold is counted: {} to settle and {} of warm-up are in them.",
+            about(Some(whole(self.settle_seconds))),
+            about(Some(whole(self.warmup_seconds))),
+        );
+        push(&mut text, "  ", &rest);
+        self.sentences(&mut text);
+        text
+    }
+
+    fn table(&self) -> String {
+        let head =
+            ["step", "weight", "pods", "hold", "metric", "2x", "5x", "20x", "margin", "proven", "lasts"];
+        let mut rows = vec![head.map(str::to_owned)];
+        for step in &self.forecast.steps {
+            let hold =
+                format!("{} to {}", about(Some(step.hold_min_seconds)), about(Some(step.hold_max_seconds)));
+            let lasts = about(Some(step.seconds));
+            let [mut number, mut weight, mut pods, mut hold, mut lasts] =
+                [step.step.to_string(), step.weight.to_string(), step.pods.to_string(), hold, lasts];
+            if step.metrics.is_empty() {
+                let none = || "-".to_owned();
+                rows.push([
+                    number,
+                    weight,
+                    pods,
+                    hold,
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    none(),
+                    lasts,
+                ]);
+                continue;
+            }
+            for row in &step.metrics {
+                let [two, five, twenty] = row.detect_seconds.map(about);
+                let (metric, proven) = (row.metric.clone(), about(row.promote_seconds));
+                let margin = format!("{}x", digits(step.margin));
+                let [number, weight, pods, hold, lasts] =
+                    [&mut number, &mut weight, &mut pods, &mut hold, &mut lasts].map(std::mem::take);
+                rows.push([number, weight, pods, hold, metric, two, five, twenty, margin, proven, lasts]);
+            }
+        }
+        aligned(&rows)
+    }
+
+    fn sentences(&self, text: &mut String) {
+        let mut lines = Vec::new();
+        for step in &self.forecast.steps {
+            lines.extend(step.metrics.iter().filter_map(|row| self.trouble(step, row)));
+            if step.approval {
+                lines.push(format!(
+                    "Step {} also waits for approval, which no time above includes.",
+                    step.step
+                ));
+            }
+        }
+        if self.metrics.is_empty() {
+            lines.push(
+                "Without metrics nothing is compared: each step passes as soon as its pods have been healthy for hold.min. Write \
+                 spec.analysis.metrics."
+                    .to_owned(),
+            );
+        }
+        if !lines.is_empty() {
+            text.push('\n');
+        }
+        for line in &lines {
+            push(text, "  ", line);
+        }
+        if !self.advice.is_empty() {
+            text.push_str("\n  What to change; each of these was tried, and one is enough:\n");
+        } else if matches!(
+            self.forecast.verdict(),
+            Verdict::OftenInconclusive | Verdict::Inconclusive | Verdict::Blind
+        ) {
+            text.push_str("\n  No change of the Rollout was found that helps.\n");
+        }
+        for Advice { text: advice, .. } in &self.advice {
+            push(text, "  - ", advice);
+        }
+        if !self.sharper.is_empty() {
+            text.push('\n');
+        }
+        for Advice { text: advice, .. } in &self.sharper {
+            push(text, "  ", advice);
+        }
+    }
+
+    fn trouble(&self, step: &StepForecast, row: &Row) -> Option<String> {
+        let max = about(Some(step.hold_max_seconds));
+        let then = match self.on_inconclusive {
+            OnInconclusive::Pause => "pauses",
+            OnInconclusive::Promote => "is taken as passed",
+            OnInconclusive::Rollback => "is rolled back",
+        };
+        let (number, metric, margin) = (step.step, &row.metric, digits(step.margin));
+        Some(match row.verdict {
+            Verdict::Judged | Verdict::NotAnalysed => return None,
+            Verdict::OftenInconclusive => format!(
+                "Step {number} is often inconclusive: one time in ten it takes more than {} until {metric} is shown below \
+                 {margin}x; after {max} the step {then}.",
+                about(row.promote_slow_seconds)
+            ),
+            Verdict::Inconclusive => {
+                let shown = row
+                    .promote_seconds
+                    .map_or_else(|| "never".to_owned(), |time| format!("only after {}", about(Some(time))));
+                format!(
+                    "Step {number} ends inconclusive: {metric} is shown below {margin}x {shown}; after {max} the step {then}."
+                )
+            }
+            Verdict::Blind => format!(
+                "Step {number} is blind: even twenty times the events of {metric} are not found within {max}."
+            ),
+        })
+    }
+}
+
+/// Its lines end before this column.
+const WIDTH: usize = 100;
+
+/// The paragraph in whole lines; all but the first are indented as far.
+fn push(text: &mut String, indent: &str, paragraph: &str) {
+    let mut indent = indent.to_owned();
+    for line in wrap(paragraph, WIDTH - indent.len()) {
+        text.push_str(&indent);
+        text.push_str(&line);
+        text.push('\n');
+        indent = " ".repeat(indent.len());
+    }
+}
+
+/// Numbers to the right, the columns of words to the left.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let (width, words) = (width(column), [3, 4].contains(&column));
+            let cell = if words { format!("  {cell:<width$}") } else { format!("  {cell:>width$}") };
+            text.push_str(&cell);
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+/// What the engine makes of it, or all that keeps it from that.
+pub(crate) fn compiled(name: &str, spec: &RolloutSpec) -> Result<Program> {
+    Program::compile(name, spec).map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+        anyhow!("{name} cannot be carried out:{}", lines.concat())
+    })
+}
+
+/// The source of that name, when it stands beside the Rollout; else one with the defaults.
+fn source(objects: &[Value], name: Option<&str>) -> Result<MetricSourceSpec> {
+    let is_it = |object: &&Value| {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+        text("/kind") == Some("MetricSource") && text("/metadata/name") == name
+    };
+    let default = json!({"url": "", "allowedNamespaces": []});
+    let spec = objects.iter().find(is_it).map_or(&default, |object| &object["spec"]);
+    match serde_path_to_error::deserialize(spec) {
+        Ok(spec) => Ok(spec),
+        Err(error) => {
+            bail!("MetricSource {}: spec.{}: {}", name.unwrap_or_default(), error.path(), error.inner())
+        }
+    }
+}
+
+/// As many digits behind the point as say something.
+fn digits(x: f64) -> String {
+    let text = if x < 0.1 { format!("{x:.4}") } else { format!("{x:.2}") };
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn counted_rate(rps: f64) -> String {
+    if rps < 10.0 { format!("{} requests", digits(rps)) } else { counted(whole(rps), "request") }
+}
