@@ -95,7 +95,10 @@ async fn what_the_schema_admits_can_be_read() -> Result<()> {
         "template": rollout()["spec"]["template"],
         "service": "shop", "services": {"stable": "a", "canary": "b"},
         "strategy": {"canary": {"steps": [step]}, "traffic": [{"gatewayAPI": {"routes": [route]}}]},
-        "url": "http://prometheus:9090", "podLabel": "pod", "namespaceLabel": "namespace",
+        "url": "https://prometheus:9090", "podLabel": "pod", "namespaceLabel": "namespace",
+        "ca": {"pem": ""}, "authentication": {"oauth2": {"tokenUrl": "https://login/token", "clientId": "a",
+        "clientSecret": {"name": "a", "key": "b"}, "scopes": ["a"], "parameters": {"key": "b"}, "tls": {}}},
+        "headers": [{"name": "X-A", "secret": {"name": "a", "key": "b"}}], "header": "X-Scope-OrgID",
         "verb": "promote", "hash": "0",
     });
     let mut tried = 0;
@@ -360,6 +363,61 @@ fn broken() -> Vec<(Value, &'static str)> {
     let namespaces = "spec.allowedNamespaces: list the namespaces that may use this source, or write [\"*\"]";
     broken.push((source("allowedNamespaces", json!([])), namespaces));
     broken.push((source("scrapeInterval", json!("15")), DURATION));
+    let broken_source = |rule: &'static str, changes: Value| {
+        let mut source = source("url", json!("https://prometheus"));
+        for (field, value) in changes.as_object().into_iter().flatten() {
+            source["spec"][field] = value.clone();
+        }
+        (source, rule)
+    };
+    let key = json!({"name": "a", "key": "b"});
+    let bearer = json!({"bearer": {"token": key}});
+    let oauth2 = |url: &str| json!({"tokenUrl": url, "clientId": "a", "clientSecret": key});
+    let plain = "http://prometheus";
+    let https = "spec.url: write https://, for credentials can be read on the way; or accept that with insecureCredentials: true";
+    let one = "spec.authentication: write one of basic, bearer and oauth2";
+    let token = "spec.authentication.oauth2.tokenUrl: write an address without user or fragment, like https://login.example.com/oauth2/token";
+    let header =
+        "spec.headers[].name: this one is the controller's own; credentials stand in spec.authentication";
+    let timeout = "spec.limits.timeout: write a duration from 1s to 1m";
+    let mut both = oauth2("https://login/token");
+    both["tls"] = json!({});
+    let mut tls_by_http = oauth2("http://login/token");
+    tls_by_http["tls"] = json!({});
+    broken.extend([
+        broken_source("spec.tls: it is used with https only: write spec.url with https://", json!({"url": plain, "tls": {}})),
+        broken_source("spec.tls.ca: write either pem or secret", json!({"tls": {"ca": {}}})),
+        broken_source("spec.tls.ca: write either pem or secret", json!({"tls": {"ca": {"pem": "", "secret": key}}})),
+        broken_source(https, json!({"url": plain, "authentication": bearer})),
+        broken_source(https, json!({"url": plain, "authentication": bearer, "insecureCredentials": false})),
+        broken_source(https, json!({"url": plain, "headers": [{"name": "X-A", "secret": key}]})),
+        broken_source(
+            "spec.authentication.oauth2.tokenUrl: write https://, for credentials can be read on the way; or accept that with insecureCredentials: true",
+            json!({"authentication": {"oauth2": oauth2("http://login/token")}}),
+        ),
+        broken_source(
+            "spec.authentication.oauth2.tls: it is used with https only: write tokenUrl with https://",
+            json!({"insecureCredentials": true, "authentication": {"oauth2": tls_by_http}}),
+        ),
+        broken_source(token, json!({"authentication": {"oauth2": oauth2("https://me@login/token")}})),
+        broken_source(token, json!({"authentication": {"oauth2": oauth2("login/token")}})),
+        broken_source(one, json!({"authentication": {}})),
+        broken_source(one, json!({"authentication": {"bearer": bearer["bearer"], "oauth2": both}})),
+        broken_source(
+            "spec.headers[]: write either value or secret",
+            json!({"headers": [{"name": "X-A", "value": "a", "secret": key}]}),
+        ),
+        broken_source(
+            "spec.tenant.header: this one is the controller's own; write one like X-Scope-OrgID",
+            json!({"tenant": {"header": "Host", "value": "a"}}),
+        ),
+        broken_source(timeout, json!({"limits": {"timeout": "500ms"}})),
+        broken_source(timeout, json!({"limits": {"timeout": "1h"}})),
+    ]);
+    for name in ["host", "Authorization", "Content-Length", "TE", "proxy-authorization", "Transfer-Encoding"]
+    {
+        broken.push(broken_source(header, json!({"headers": [{"name": name, "value": "a"}]})));
+    }
     let action = |spec: Value| {
         let mut action = action();
         action["spec"] = spec;

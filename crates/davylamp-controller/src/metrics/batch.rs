@@ -13,11 +13,9 @@ use tokio::time::timeout;
 use super::increments::{TARGET_LABELS, Window, increments};
 use super::sampler::Wanted;
 use super::scope::{Scope, scoped};
-use super::{MetricsApi, QUERY_TIMEOUT, QueryError, Series};
+use super::{MetricsApi, QueryError, Series};
 
 const AT_ONCE: usize = 2;
-pub(super) const MOST_SERIES_A_POD: usize = 50;
-const MOST_SAMPLES: usize = 500_000;
 
 /// Which metric could not be read, and why.
 #[derive(Debug)]
@@ -67,7 +65,9 @@ pub(super) async fn fetch(
         namespace,
         pod_label: source.pod_label(),
         pods: &query.pods,
+        enforced: source.enforced_label.as_ref(),
     };
+    let most = source.limits().samples();
     let range = until.saturating_sub(query.since).saturating_add(window.memory);
     // Owned: a stream of borrowed items is not `Send` for every lifetime.
     let mut texts = BTreeMap::new();
@@ -92,8 +92,8 @@ pub(super) async fn fetch(
     let (answers, _) = answers
         .try_fold((BTreeMap::new(), 0), |(mut answers, mut count), (text, metric, series)| async move {
             count += series.iter().map(|one| one.samples.len()).sum::<usize>();
-            if count > MOST_SAMPLES {
-                return Err(failed(&metric, QueryError::TooManySamples(MOST_SAMPLES)));
+            if count > most {
+                return Err(failed(&metric, QueryError::TooManySamples(most)));
             }
             answers.insert(text, series);
             Ok((answers, count))
@@ -115,7 +115,8 @@ async fn ask(
     text: &str,
     until: i64,
 ) -> Result<Vec<Series>, QueryError> {
-    let answer = timeout(QUERY_TIMEOUT, api.query(&wanted.source, text, until))
+    let limits = wanted.source.limits();
+    let answer = timeout(limits.timeout(), api.query(&wanted.source, text, until))
         .await
         .map_err(|_| QueryError::Timeout)??;
     if let Some(warning) = answer.warnings.first() {
@@ -125,9 +126,10 @@ async fn ask(
     let pods: BTreeSet<_> =
         answer.series.iter().map(|one| one.labels.get(wanted.source.pod_label())).collect();
     let (pods, series) = (pods.len(), answer.series.len());
-    if series > pods.saturating_mul(MOST_SERIES_A_POD) {
+    let most = limits.series_per_pod();
+    if series > pods.saturating_mul(most) {
         let label = widest(&answer.series, wanted);
-        return Err(QueryError::TooManySeries { series, pods, label });
+        return Err(QueryError::TooManySeries { series, pods, most, label });
     }
     Ok(answer.series)
 }

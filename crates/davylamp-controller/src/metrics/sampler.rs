@@ -25,8 +25,6 @@ use super::batch::{Failure, fetch};
 use crate::clock::Clock;
 use crate::key::Key;
 
-/// Rollouts that are asked for at once, of one source.
-const ROLLOUTS_AT_ONCE: usize = 4;
 /// A window is not longer than this: after a pause, the next follows when the engine has read it.
 const LONGEST_WINDOW_MS: i64 = 600_000;
 /// Nothing is asked again before this.
@@ -288,11 +286,11 @@ impl Inner {
     fn next(&self, source: &str, running: usize) -> Next {
         let now = self.clock.now_ms();
         let state = &mut *self.lock();
-        if !state.rollouts.values().any(|rollout| rollout.wanted.query.source == source) {
+        let Some(any) = state.rollouts.values().find(|rollout| rollout.wanted.query.source == source) else {
             state.sources.remove(source);
             return Next::End;
-        }
-        if running < ROLLOUTS_AT_ONCE
+        };
+        if running < any.wanted.source.limits().concurrency()
             && let Some(batch) = self.start_due(state, source, now)
         {
             return Next::Start(batch);

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use davylamp_api::source::EnforcedLabel;
 use davylamp_engine::selector::{SelectorError, plain};
 use promql_parser::label::Matcher;
 use thiserror::Error;
@@ -24,6 +25,8 @@ pub struct Scope<'a> {
     pub pod_label: &'a str,
     /// What the names of the pods begin with: their generated rest follows. None is refused, for it would match all.
     pub pods: &'a BTreeSet<String>,
+    /// What the source demands of all.
+    pub enforced: Option<&'a EnforcedLabel>,
 }
 
 /// Why a selector cannot be bound.
@@ -33,7 +36,9 @@ pub enum ScopeError {
     #[error("{0}: {remedy}", remedy = .0.remedy())]
     Selector(#[from] SelectorError),
     /// The label of the source is no label name.
-    #[error("{0:?} is no label name: correct spec.podLabel or spec.namespaceLabel of the MetricSource")]
+    #[error(
+        "{0:?} is no label name: correct spec.podLabel, spec.namespaceLabel or spec.enforcedLabel of the MetricSource"
+    )]
     Label(String),
     /// There are no pods to ask for.
     #[error("there is no pod to measure")]
@@ -43,7 +48,8 @@ pub enum ScopeError {
 /// The samples of the last `range_ms` of the selected series in the scope.
 pub fn scoped(text: &str, scope: &Scope<'_>, range_ms: i64) -> Result<String, ScopeError> {
     let selector = plain(text)?;
-    for label in [scope.namespace_label, scope.pod_label] {
+    let enforced = scope.enforced.map(|label| label.name.as_str());
+    for label in [scope.namespace_label, scope.pod_label].into_iter().chain(enforced) {
         if !is_label(label) {
             return Err(ScopeError::Label(label.to_owned()));
         }
@@ -58,13 +64,11 @@ pub fn scoped(text: &str, scope: &Scope<'_>, range_ms: i64) -> Result<String, Sc
         write_matcher(&mut query, matcher);
     }
     let (namespace, pods) = (quoted(scope.namespace), quoted(&pods.join("|")));
-    let _ = write!(
-        query,
-        "{}={namespace},{}=~{pods}}}[{}ms]",
-        scope.namespace_label,
-        scope.pod_label,
-        range_ms.max(1)
-    );
+    let _ = write!(query, "{}={namespace},{}=~{pods}", scope.namespace_label, scope.pod_label);
+    if let Some(EnforcedLabel { name, value }) = scope.enforced {
+        let _ = write!(query, ",{name}={}", quoted(value));
+    }
+    let _ = write!(query, "}}[{}ms]", range_ms.max(1));
     Ok(query)
 }
 
@@ -120,8 +124,28 @@ mod tests {
 
     fn scoped_to(text: &str, namespace: &str, pods: &[&str]) -> Result<String, ScopeError> {
         let pods = pods.iter().map(|&pod| pod.to_owned()).collect();
-        let scope = Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods };
-        scoped(text, &scope, 97_500)
+        let scope =
+            Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
+        let query = scoped(text, &scope, 97_500)?;
+        for (name, value) in [("cluster", "a\"} or up{\\"), ("namespace", "other")] {
+            let label = EnforcedLabel { name: name.to_owned(), value: value.to_owned() };
+            let enforced = scoped(text, &Scope { enforced: Some(&label), ..scope }, 97_500)?;
+            assert_enforced(&query, &enforced, &label);
+        }
+        Ok(query)
+    }
+
+    /// The same query, with one more matcher at its end.
+    fn assert_enforced(query: &str, enforced: &str, label: &EnforcedLabel) {
+        let (before, after) = (parser::parse(query).unwrap(), parser::parse(enforced).unwrap());
+        let (Expr::MatrixSelector(before), Expr::MatrixSelector(after)) = (before, after) else {
+            panic!("no range selector: {enforced}")
+        };
+        let (last, others) = after.vs.matchers.matchers.split_last().unwrap();
+        assert_eq!((&before.vs.name, before.range), (&after.vs.name, after.range));
+        assert_eq!(others, before.vs.matchers.matchers, "{enforced}");
+        assert!(after.vs.matchers.or_matchers.is_empty(), "{enforced}");
+        assert_eq!((&last.name, &last.op, &last.value), (&label.name, &MatchOp::Equal, &label.value));
     }
 
     #[test]
@@ -159,9 +183,17 @@ mod tests {
     #[test]
     fn labels_of_the_source_are_checked() {
         let pods = BTreeSet::from(["a".to_owned()]);
-        let scope =
-            Scope { namespace_label: "x=~\".*\"} or up{y", namespace: "n", pod_label: "pod", pods: &pods };
-        assert!(matches!(scoped("up", &scope, 1), Err(ScopeError::Label(_))));
+        let hostile = "x=~\".*\"} or up{y";
+        let label = EnforcedLabel { name: hostile.to_owned(), value: String::new() };
+        let good =
+            Scope { namespace_label: "ns", namespace: "n", pod_label: "pod", pods: &pods, enforced: None };
+        for scope in [
+            Scope { namespace_label: hostile, ..good },
+            Scope { pod_label: hostile, ..good },
+            Scope { enforced: Some(&label), ..good },
+        ] {
+            assert_eq!(scoped("up", &scope, 1), Err(ScopeError::Label(hostile.to_owned())));
+        }
     }
 
     /// What the server would read, by an independent way: the parser.

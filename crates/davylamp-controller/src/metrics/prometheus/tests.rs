@@ -1,15 +1,23 @@
 //! The client against servers that answer well, badly, endlessly or never.
 
+mod addresses;
+mod credentials;
+mod tls;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use axum::routing::{any, post};
+use davylamp_api::scalar::Duration;
 use futures::stream;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::fake::{self, no};
+
+const EMPTY: &str = r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
 
 async fn serve(router: Router) -> MetricSourceSpec {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -21,21 +29,29 @@ async fn serve(router: Router) -> MetricSourceSpec {
 fn source(url: impl Into<String>) -> MetricSourceSpec {
     MetricSourceSpec {
         url: url.into(),
-        pod_label: None,
-        namespace_label: None,
         allowed_namespaces: vec!["*".to_owned()],
-        scrape_interval: None,
-        delay: None,
+        ..MetricSourceSpec::default()
     }
 }
 
-fn api(timeout: Duration) -> PrometheusApi {
+/// As it reaches the servers here.
+fn local() -> Addresses {
+    Addresses::of_system(vec!["127.0.0.0/8".parse().unwrap()])
+}
+
+/// Where there are no secrets.
+fn api(addresses: Addresses) -> PrometheusApi {
+    let client = fake::client(|_| futures::future::ready(no(404, "NotFound")).boxed());
+    api_of(client, addresses)
+}
+
+fn api_of(client: kube::Client, addresses: Addresses) -> PrometheusApi {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    PrometheusApi::with_timeout(timeout).unwrap()
+    PrometheusApi { access: Access::new(client, "davylamp-system".to_owned(), addresses) }
 }
 
 async fn ask(source: &MetricSourceSpec) -> Result<Answer, QueryError> {
-    api(QUERY_TIMEOUT).query(source, "up{a=\"b&c\"}[5m]", 1_700_000_000_012).await
+    api(local()).query(source, "up{a=\"b&c\"}[5m]", 1_700_000_000_012).await
 }
 
 async fn answers(status: u16, body: impl Into<String>) -> Result<Answer, QueryError> {
@@ -66,7 +82,7 @@ async fn asks_by_post_and_reads_series_and_warnings() {
     assert!(samples[1].1.is_nan());
     assert_eq!(
         answer.series[1].labels["form"],
-        "query=up%7Ba%3D%22b%26c%22%7D%5B5m%5D&time=1700000000.012&timeout=10s"
+        "query=up%7Ba%3D%22b%26c%22%7D%5B5m%5D&time=1700000000.012&timeout=10000ms"
     );
     assert!(answer.series[2].samples.is_empty());
 }
@@ -96,6 +112,8 @@ async fn what_is_not_prometheus_is_told_apart() {
     assert_eq!(answers(200, "{\"status\":").await, Err(QueryError::NotJson { html: false }));
     assert_eq!(answers(200, "[".repeat(100_000)).await, Err(QueryError::NotJson { html: false }));
     assert_eq!(answers(502, html).await, Err(QueryError::Http(502)));
+    assert_eq!(answers(401, html).await, Err(QueryError::Unauthorized(401)));
+    assert_eq!(answers(403, EMPTY).await, Err(QueryError::Unauthorized(403)));
     for body in [
         "{}",
         "[]",
@@ -131,16 +149,19 @@ async fn an_endless_body_is_cut() {
     let error = ask(&source).await.unwrap_err();
     assert_eq!(error, QueryError::TooLarge(4 << 20));
     assert!(error.to_string().starts_with("answered more than 4 MiB"), "{error}");
+    let limits = Some(Limits { body_mib: Some(1), ..Limits::default() });
+    let less = MetricSourceSpec { limits, ..source };
+    assert_eq!(ask(&less).await, Err(QueryError::TooLarge(1 << 20)));
 }
 
 #[tokio::test]
 async fn who_never_answers_is_given_up() {
-    let quick = api(Duration::from_millis(100));
+    let quick = Some(Limits { timeout: Some(Duration::from_millis(100)), ..Limits::default() });
     let silent = serve(Router::new().route("/api/v1/query", post(std::future::pending::<()>))).await;
-    assert_eq!(quick.query(&silent, "up[5m]", 0).await, Err(QueryError::Timeout));
+    assert_eq!(ask(&MetricSourceSpec { limits: quick, ..silent }).await, Err(QueryError::Timeout));
     let stuck = post(|| async { Body::from_stream(stream::pending::<Result<Vec<u8>, std::io::Error>>()) });
     let stuck = serve(Router::new().route("/api/v1/query", stuck)).await;
-    assert_eq!(quick.query(&stuck, "up[5m]", 0).await, Err(QueryError::Timeout));
+    assert_eq!(ask(&MetricSourceSpec { limits: quick, ..stuck }).await, Err(QueryError::Timeout));
 }
 
 #[tokio::test]
@@ -151,7 +172,7 @@ async fn an_absent_server_is_named_without_its_address() {
     let error = ask(&source(url)).await.unwrap_err();
     assert!(matches!(error, QueryError::Unreachable(_)), "{error:?}");
     assert!(!error.to_string().contains("127.0.0.1"), "{error}");
-    for url in ["ftp://a", "", "prometheus:9090", "http://"] {
+    for url in ["ftp://a", "", "prometheus:9090", "http://", "http://me@a", "http://:secret@a"] {
         assert_eq!(ask(&source(url)).await, Err(QueryError::Address), "{url}");
     }
 }
