@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test test-faults crds bench-stats bench-micro
+.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test test-faults crds bench-stats bench-micro bench-sim
 
 CLUSTER := tests/cluster/cluster
 STATIC := x86_64-unknown-linux-gnu
@@ -44,3 +44,6 @@ bench-stats: ## simulate who rolls back what and when: bench/results, and the pa
 
 bench-micro: ## measure what a round of a metric costs
 	cargo bench -p davylamp-bench --bench rounds
+
+bench-sim: ## measure what a simulated hour costs, and what becomes of a thousand good canaries: bench/results
+	cargo bench -p davylamp-sim --bench hours

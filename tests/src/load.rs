@@ -93,17 +93,32 @@ impl Drop for Load {
 /// # Errors
 /// It has not within half a minute.
 pub async fn answered(gateway: &str, host: &str) -> Result<()> {
-    let address = gateway.strip_prefix("http://").context("no http address")?;
-    let request = format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n");
     until(Duration::from_secs(30), "the gateway reaches a pod", || async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let named = format!("\n{}:", davylamp_demo::VERSION_HEADER);
-        Ok(answer.to_ascii_lowercase().contains(&named).then_some(()))
+        Ok(reaches(gateway, host).await?.then_some(()))
     })
     .await
+}
+
+/// Waits until the gateway has no pod for this host any more.
+///
+/// # Errors
+/// It still has one after 30 s.
+pub async fn unanswered(gateway: &str, host: &str) -> Result<()> {
+    until(Duration::from_secs(30), "the gateway reaches no pod", || async {
+        Ok((!reaches(gateway, host).await?).then_some(()))
+    })
+    .await
+}
+
+async fn reaches(gateway: &str, host: &str) -> Result<bool> {
+    let address = gateway.strip_prefix("http://").context("no http address")?;
+    let request = format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let named = format!("\n{}:", davylamp_demo::VERSION_HEADER);
+    Ok(answer.to_ascii_lowercase().contains(&named))
 }
 
 /// Answers of a version by status.

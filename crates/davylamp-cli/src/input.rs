@@ -256,7 +256,7 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
         objects,
         world,
         last: LONGEST,
-        events: vec![Event { at: RELEASE, what: Happening::Release(released) }],
+        events: vec![Event { since: None, at: RELEASE, what: Happening::Release(released) }],
         ..Scenario::default()
     };
     Ok(Input { name: file, scenario, notes })
@@ -353,7 +353,10 @@ status: {phase: Healthy}
         assert_eq!(image(&scenario.rollout), Some("shop:stable"));
         assert_eq!(scenario.rollout["metadata"], json!({"name": "shop"}));
         assert_eq!(scenario.rollout.get("status"), None);
-        assert_eq!(scenario.events, [Event { at: RELEASE, what: Happening::Release("shop:v2".to_owned()) }]);
+        assert_eq!(
+            scenario.events,
+            [Event { since: None, at: RELEASE, what: Happening::Release("shop:v2".to_owned()) }]
+        );
         assert_eq!(notes, [""; 0]);
     }
 

@@ -2,11 +2,49 @@
 //! It may be lost at any moment; losing it costs a repeated, idempotent call.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use davylamp_api::RolloutSpec;
 use davylamp_engine::observed::{Hash, Template};
+use davylamp_engine::{Conduct, Problem, Program};
 
+use crate::json::Json;
 use crate::key::Key;
+
+/// What was made of a text that rarely changes, so that not each pass reads it again.
+#[derive(Clone, Debug)]
+pub struct Known<T>(Option<(Json, Arc<T>)>);
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Known<T> {
+    /// Of this text; by `read`, if it is another one than before.
+    pub fn of(&mut self, text: &Json, read: impl FnOnce() -> T) -> Arc<T> {
+        match &self.0 {
+            Some((known, made)) if known == text => made.clone(),
+            Some(_) | None => {
+                let made = Arc::new(read());
+                self.0 = Some((text.clone(), made.clone()));
+                made
+            }
+        }
+    }
+}
+
+/// A spec, read: what of it can be carried out, or why it cannot.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// None when it does not parse.
+    pub spec: Option<RolloutSpec>,
+    /// None when there are problems.
+    pub program: Option<Program>,
+    /// Why not.
+    pub problems: Vec<Problem>,
+}
 
 /// Of one Rollout.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +57,10 @@ pub struct Memory {
     pub taken_runs: BTreeSet<String>,
     /// The number of the last record that was delivered.
     pub delivered: i64,
+    /// What the user wrote, read.
+    pub written: Known<Written>,
+    /// What the run in flight promised, read.
+    pub promised: Known<Option<Conduct>>,
     /// History is pruned once after each end of a run, and once per process.
     pub pruned: Option<i64>,
 }
@@ -48,14 +90,14 @@ impl Memories {
         }
     }
 
-    /// Changes what is remembered.
-    pub fn update(&self, key: &Key, uid: &str, change: impl FnOnce(&mut Memory)) {
+    /// Changes what is remembered, or looks at it.
+    pub fn update<R>(&self, key: &Key, uid: &str, change: impl FnOnce(&mut Memory) -> R) -> R {
         let mut all = self.lock();
         let memory = all.entry(key.clone()).or_default();
         if memory.uid != uid {
             *memory = Memory { uid: uid.to_owned(), ..Memory::default() };
         }
-        change(memory);
+        change(memory)
     }
 
     /// The Rollout is gone.

@@ -14,8 +14,9 @@ use davylamp_engine::observed::{
 use davylamp_engine::{Conduct, Input, Problem, Program};
 
 use crate::cache::Cache;
+use crate::json::Json;
 use crate::key::Key;
-use crate::memory::Memory;
+use crate::memory::{Memories, Memory, Written};
 use crate::metrics::Sampler;
 use crate::traffic::{self, Backends, Parents};
 use crate::views::{
@@ -68,9 +69,9 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Parses the spec and compiles it; a status that cannot be read begins anew.
+    /// Parses the spec and compiles it, once for each text; a status that cannot be read begins anew.
     #[must_use]
-    pub fn new(view: Arc<RolloutView>, caches: &Caches) -> Self {
+    pub fn new(view: Arc<RolloutView>, caches: &Caches, memories: &Memories) -> Self {
         let key = Key::of(&*view);
         let uid = view.metadata.uid.clone().unwrap_or_default();
         let status = if view.status.is_null() {
@@ -81,29 +82,16 @@ impl Subject {
                 RolloutStatus { observed_generation: -1, ..RolloutStatus::default() }
             })
         };
-        let parsed = view.spec.parse::<RolloutSpec>();
-        let (program, problems) = match &parsed {
-            Ok(spec) => match Program::compile(&key.name, spec) {
-                Ok(program) => (Some(program), Vec::new()),
-                Err(problems) => (None, problems),
-            },
-            Err(error) => {
-                let problem = Problem {
-                    path: "spec".to_owned(),
-                    wrong: error.to_string(),
-                    remedy: "correct the field; kubectl explain rollout.spec lists them".to_owned(),
-                };
-                (None, vec![problem])
-            }
-        };
-        let run = status
-            .run
-            .as_ref()
-            .and_then(|run| caches.run(&key, run))
-            .and_then(|run| Conduct::compile(&run.strategy, &run.analysis, run.sampling).ok());
+        let run = status.run.as_ref().and_then(|run| caches.run(&key, run));
+        let (written, promised) = memories.update(&key, &uid, |memory| {
+            let promised = run.map(|run| memory.promised.of(&run.spec, || promise(&key.name, &run.spec)));
+            (memory.written.of(&view.spec, || read(&key.name, &view.spec)), promised)
+        });
+        let Written { spec, program, problems } = Arc::unwrap_or_clone(written);
         let generation = view.metadata.generation.unwrap_or(0);
+        let run = promised.and_then(Arc::unwrap_or_clone);
         let input = Input { generation, program, problems, run };
-        Self { key, uid, view, spec: parsed.ok(), status, input }
+        Self { key, uid, view, spec, status, input }
     }
 
     /// The names of our two Services: of the run in flight, else of the spec.
@@ -130,6 +118,31 @@ impl Subject {
     }
 }
 
+fn read(name: &str, spec: &Json) -> Written {
+    let problems = |problems| Written { spec: None, program: None, problems };
+    let parsed = match spec.parse::<RolloutSpec>() {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            return problems(vec![Problem {
+                path: "spec".to_owned(),
+                wrong: error.to_string(),
+                remedy: "correct the field; kubectl explain rollout.spec lists them".to_owned(),
+            }]);
+        }
+    };
+    let written = match Program::compile(name, &parsed) {
+        Ok(program) => Written { program: Some(program), ..problems(Vec::new()) },
+        Err(found) => problems(found),
+    };
+    Written { spec: Some(parsed), ..written }
+}
+
+/// What a run of this Rollout promised.
+fn promise(rollout: &str, spec: &Json) -> Option<Conduct> {
+    let run = spec.parse::<RolloutRunSpec>().ok().filter(|run| run.rollout == rollout)?;
+    Conduct::compile(&run.strategy, &run.analysis, run.sampling).ok()
+}
+
 impl Caches {
     /// Waits until each has had its first list.
     pub async fn ready(&self) {
@@ -146,9 +159,8 @@ impl Caches {
         self.classes.ready().await;
     }
 
-    fn run(&self, rollout: &Key, name: &str) -> Option<RolloutRunSpec> {
-        let run = self.runs.get(&Key { namespace: rollout.namespace.clone(), name: name.to_owned() })?;
-        run.spec.parse::<RolloutRunSpec>().ok().filter(|spec| spec.rollout == rollout.name)
+    fn run(&self, rollout: &Key, name: &str) -> Option<Arc<RunView>> {
+        self.runs.get(&Key { namespace: rollout.namespace.clone(), name: name.to_owned() })
     }
 
     /// `ReplicaSet`s of the Rollout: those that it owns, and those of its name that nobody owns.

@@ -98,7 +98,7 @@ pub async fn reconcile(rollout: Arc<RolloutView>, ctx: Arc<Context>) -> Result<A
 async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
     let Some(view) = ctx.caches.rollouts.get(key) else { return Ok(Action::await_change()) };
     let now = ctx.clock.now();
-    let subject = Subject::new(view, &ctx.caches);
+    let subject = Subject::new(view, &ctx.caches, &ctx.memories);
     let memory = ctx.memories.get(key, &subject.uid);
     let observed = observe::world(&subject, &ctx.caches, &ctx.sampler, &memory);
     let Decision { status, desired, wake } = decide(&subject.input, &subject.status, &observed, now);

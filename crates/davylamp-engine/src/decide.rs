@@ -79,10 +79,14 @@ fn existing_size(pass: &Pass<'_>) -> i32 {
 }
 
 /// A valid edit of steps in mid-run counts at once: the same weight in the new list keeps the state, else the run goes
-/// on at the first step that is not lower, and never above the last: then the message says so.
+/// on at the first step that is not lower, and never above the last: then the message says so. One that comes when all
+/// steps have passed is for the next run, even if this one is held once more.
 fn take_edited_steps(input: &Input, status: &mut RolloutStatus) -> Option<String> {
     let (program, run) = (input.program.as_ref()?, input.run.as_ref()?);
     let canary = status.canary.as_ref()?;
+    if status.plan.as_ref().is_some_and(|p| p.generation == input.generation) {
+        return None;
+    }
     let now = status.plan.as_ref().map_or(&run.steps, |p| &p.steps);
     let steps = &program.conduct.steps;
     let judged = matches!(
@@ -95,7 +99,11 @@ fn take_edited_steps(input: &Input, status: &mut RolloutStatus) -> Option<String
             | StateName::Paused
             | StateName::Preparing
     );
-    if !judged || now == steps || canary.hash != program.hash {
+    if now == steps || canary.hash != program.hash {
+        return None;
+    }
+    if !judged {
+        status.plan = Some(Plan { generation: input.generation, steps: now.clone() });
         return None;
     }
     status.plan = Some(Plan { generation: input.generation, steps: steps.clone() });

@@ -22,6 +22,11 @@ pub(crate) fn bounded(text: String, most: usize) -> String {
     format!("{}...", &text[..cut])
 }
 
+/// "1 pod is", "3 pods are".
+pub(crate) fn pods(n: i32) -> String {
+    if n == 1 { "1 pod is".to_owned() } else { format!("{n} pods are") }
+}
+
 /// 8210 as "8,210".
 fn count(n: f64) -> String {
     let digits = format!("{n:.0}");
@@ -40,18 +45,26 @@ fn ratio(n: f64) -> String {
 }
 
 fn interval(interval: Option<Interval>, alpha: f64) -> String {
-    let Some(interval) = interval else { return String::new() };
-    let end = |end: Option<f64>| end.map_or_else(|| "?".to_owned(), |n| format!("{n:.2}"));
-    format!(" ({}-{}, {:.0} %)", end(interval.lower), end(interval.upper), (1.0 - 2.0 * alpha) * 100.0)
+    let ends = interval.map(|interval| (interval.lower, interval.upper)).unwrap_or_default();
+    let range = match ends {
+        (Some(lower), Some(upper)) => format!("{lower:.2}-{upper:.2}"),
+        (Some(lower), None) => format!("above {lower:.2}"),
+        (None, Some(upper)) => format!("below {upper:.2}"),
+        (None, None) => return String::new(),
+    };
+    format!(" ({range}, {:.0} %)", (1.0 - 2.0 * alpha) * 100.0)
 }
 
 /// "errors 2.30x baseline (1.40-3.90, 98 %): 41 of 8,210 against 66 of 30,400; tolerated 1.10x".
 fn sentence(m: &MetricRecord, alpha: f64) -> String {
+    let compared = match m.ratio {
+        Some(n) => format!(" {} baseline{}", ratio(n), interval(m.interval, alpha)),
+        None if m.canary.events > 0.0 => format!(" only in the canary{}", interval(m.interval, alpha)),
+        None => String::new(),
+    };
     format!(
-        "{} {} baseline{}: {} of {} against {} of {}; tolerated {}",
+        "{}{compared}: {} of {} against {} of {}; tolerated {}",
         m.name,
-        m.ratio.map_or_else(|| "?".to_owned(), ratio),
-        interval(m.interval, alpha),
         count(m.canary.events),
         count(m.canary.exposure),
         count(m.baseline.events),

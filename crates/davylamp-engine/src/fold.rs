@@ -279,18 +279,20 @@ impl<'a> Fold<'a> {
         silent.baseline_meanwhile = silent.baseline_meanwhile.clamp(0.0, MOST);
     }
 
-    /// What was not seen for three blocks. Warm-up is no silence: what does not count yet is seen.
+    /// What was not seen for three blocks. Warm-up is no silence: what does not count yet is seen. A canary is silent
+    /// beside a baseline that is heard at that moment: when both fall silent, one of them does so a round later.
     pub(crate) fn missing(&self) -> Option<Missing> {
         let silent = &self.checkpoint.silent;
         let long = SILENT_BLOCKS * self.block;
         let expected = silent.baseline_meanwhile * self.share / (1.0 - self.share).max(1e-9);
         if silent.canary_absent >= long && silent.baseline_absent >= long {
             Some(Missing::Everything)
-        } else if silent.canary_absent >= long {
+        } else if silent.canary_absent >= long && silent.baseline_absent == 0 {
             Some(Missing::Canary)
         } else if silent.canary_idle >= long && silent.baseline_idle >= long {
             Some(Missing::Requests)
         } else if silent.canary_idle >= long
+            && silent.baseline_idle == 0
             && expected >= EXPECTED * f64::from(u8::try_from(self.metrics.len()).unwrap_or(1))
         {
             Some(Missing::Canary)

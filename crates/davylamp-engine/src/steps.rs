@@ -76,7 +76,7 @@ fn enter_step(pass: &mut Pass<'_>, index: i32, reason: Reason, why: &str) {
     if let Some(step) = &mut pass.status.step {
         step.weight = weight;
     }
-    let message = format!("{why}; step {index} of {of}, {weight}: {} pods are started", pass.need());
+    let message = format!("{why}; step {index} of {of}, {weight}: {} started", explain::pods(pass.need()));
     pass.go(StateName::Scaling, reason, Some(pass.progress_deadline()), message);
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn scaling(pass: &mut Pass<'_>) -> bool {
         let reason = if idle { Reason::ProgressDeadline } else { Reason::TrafficDeadline };
         return deadline(pass, reason);
     }
-    let message = format!("{need} pods are ready: traffic moves to {}", pass.step_weight());
+    let message = format!("{} ready: traffic moves to {}", explain::pods(need), pass.step_weight());
     pass.go(StateName::Shifting, Reason::ShiftingTraffic, Some(ROUTER_DEADLINE), message);
     true
 }
@@ -317,7 +317,7 @@ pub(crate) fn next_step(pass: &mut Pass<'_>, reason: Reason, message: &str) {
             StateName::Promoting,
             if reason == Reason::StepPassed { Reason::LastStepPassed } else { reason },
             Some(pass.progress_deadline()),
-            format!("{message}; last step: all {} pods are started", pass.size()),
+            format!("{message}; last step: {} started for all traffic", explain::pods(pass.size())),
         );
     } else {
         let index = pass.status.step.as_ref().map_or(0, |s| s.index).saturating_add(1);
@@ -380,7 +380,7 @@ pub(crate) fn holding(pass: &mut Pass<'_>) -> bool {
     let (available, need) = (pass.available(&pass.canary_hash()), pass.need());
     if available >= need {
         pass.status.capacity_low_since = None;
-        let message = format!("{need} pods are ready again");
+        let message = format!("{} ready again", explain::pods(need));
         pass.go(StateName::Shifting, Reason::ShiftingTraffic, Some(ROUTER_DEADLINE), message);
         return true;
     }

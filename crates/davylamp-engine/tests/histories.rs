@@ -371,6 +371,24 @@ fn steps_may_be_edited_while_the_run_is_on() {
 }
 
 #[test]
+fn steps_edited_after_the_last_one_are_for_the_next_run() {
+    let mut world = World::settled(spec(&[step("50%")], true));
+    world.release(2);
+    world.until(StateName::Promoting);
+    world.versions.get_mut(&hash(2)).unwrap().ready_after = None;
+    world.edit(|spec| spec.strategy.canary.steps = Some(vec![step("90%")]));
+    world.run_for(0);
+    assert_eq!(world.state(), StateName::Promoting);
+    world.lose_pods(&hash(2), 9);
+    world.until(StateName::Holding);
+    world.poke();
+    world.run_for(0);
+    assert_eq!((world.state(), reason(&world)), (StateName::Holding, "Capacity"));
+    world.heal_version(&hash(2));
+    world.until(StateName::Finalising);
+}
+
+#[test]
 fn an_invalid_edit_in_mid_run_is_told_and_changes_nothing() {
     let mut world = released(StateName::Judging);
     world.invalid = true;

@@ -148,14 +148,14 @@ impl Faults {
             }
             What::Away(last) => {
                 until = now + Duration::from_millis(last.as_millis());
-                state.away_until = Some(until);
+                state.away_until = state.away_until.max(Some(until));
                 state.outages += 1;
                 self.outage.notify_waiters();
                 format!("the API server answers nobody for {last}")
             }
             What::MetricsAway(last) => {
                 until = now + Duration::from_millis(last.as_millis());
-                state.metrics_away_until = Some(until);
+                state.metrics_away_until = state.metrics_away_until.max(Some(until));
                 format!("Prometheus answers nobody for {last}")
             }
             What::MetricsSlow(after) => {

@@ -15,4 +15,4 @@ mod user;
 pub use fault::{Fault, What, When};
 pub use report::{Cohort, Entry, Frame, Kind, Report, Write};
 pub use run::{SimError, simulate};
-pub use scenario::{Event, Expect, Happening, Scenario};
+pub use scenario::{Event, Expect, Happening, Moment, Scenario};

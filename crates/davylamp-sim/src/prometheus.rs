@@ -38,7 +38,9 @@ impl Prometheus {
             }
             QueryError::Refused { status: 400, kind: "bad_data" }
         })?;
-        let series = series.into_iter().map(|one| Series { labels: one.labels, samples: one.samples });
+        // The controller reads no native histograms.
+        let series = series.into_iter().filter(|one| !one.samples.is_empty());
+        let series = series.map(|one| Series { labels: one.labels, samples: one.samples });
         Ok(Answer { series: series.collect(), warnings: Vec::new() })
     }
 }

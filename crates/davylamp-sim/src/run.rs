@@ -40,6 +40,9 @@ pub enum SimError {
     /// The Rollout has no name.
     #[error("the scenario's rollout has no metadata.name")]
     Nameless,
+    /// The scenario names an endpoint or a dependency that is none.
+    #[error("{0} is of no endpoint in world.users.endpoints")]
+    Nobody(String),
     /// The API server does not take what the scenario starts with.
     #[error("{what} is refused: {message}")]
     Refused {
@@ -84,6 +87,8 @@ struct Simulation<'a> {
     processes: Processes,
     /// The scenario's events and the faults at a time that are still to come, in the order of time.
     events: VecDeque<&'a Event>,
+    /// From when on the first of them is waited for; None before its moment.
+    since: Option<Instant>,
     breaks: VecDeque<(Instant, &'a What)>,
     actions: u32,
 }
@@ -99,6 +104,9 @@ struct Processes {
 
 impl<'a> Simulation<'a> {
     async fn start(scenario: &'a Scenario, seed: u64) -> Result<Self, SimError> {
+        if let Some(name) = scenario.nameless() {
+            return Err(SimError::Nobody(name));
+        }
         let config = davylamp_world::Config { seed, ..davylamp_world::Config::default() };
         let (wall, start) = (config.start, Instant::now());
         let world = World::new(config, scenario.world.clone());
@@ -118,7 +126,9 @@ impl<'a> Simulation<'a> {
             .collect();
         breaks.sort_by_key(|(at, _)| *at);
         let mut events: Vec<_> = scenario.events.iter().collect();
-        events.sort_by_key(|event| event.at);
+        if events.iter().all(|event| event.since.is_none()) {
+            events.sort_by_key(|event| event.at);
+        }
         let story = Story::new(&user, &names, &scenario.world.scrapes).await;
         let metrics = Arc::new(Prometheus::new(world.clone(), faults.clone()));
         let replicas = if scenario.faults.iter().any(|fault| fault.what == What::HandOver) { 2 } else { 1 };
@@ -136,6 +146,7 @@ impl<'a> Simulation<'a> {
             tasks,
             processes,
             events: events.into(),
+            since: None,
             breaks: breaks.into(),
             actions: 0,
         })
@@ -146,6 +157,7 @@ impl<'a> Simulation<'a> {
         let last = self.start + Duration::from_millis(self.scenario.last.as_millis());
         let (mut second, mut busy) = (self.start, self.start);
         loop {
+            self.look_for_moment();
             let due = self.due().into_iter().chain([second]).min().unwrap_or(second);
             tokio::select! {
                 biased;
@@ -183,22 +195,36 @@ impl<'a> Simulation<'a> {
 
     /// When something is to happen next.
     fn due(&self) -> Option<Instant> {
-        let event = self.events.front().map(|event| self.at(event.at));
+        let event = self.next_event();
         let fault = self.breaks.front().map(|(at, _)| *at);
         event.into_iter().chain(fault).chain(self.processes.restarts.iter().copied()).min()
     }
 
-    fn at(&self, after: After) -> Instant {
-        self.start + Duration::from_millis(after.as_millis())
+    /// When the next event is due; None while its moment has not come.
+    fn next_event(&self) -> Option<Instant> {
+        let event = self.events.front()?;
+        let since = if event.since.is_none() { Some(self.start) } else { self.since };
+        Some(since? + Duration::from_millis(event.at.as_millis()))
+    }
+
+    /// Whether the moment has come that the next event waits for.
+    fn look_for_moment(&mut self) {
+        if let Some(moment) = self.events.front().and_then(|event| event.since.as_ref())
+            && self.since.is_none()
+            && self.story.is_at(moment)
+        {
+            self.since = Some(Instant::now());
+        }
     }
 
     /// Everything whose time has come. Whether there was something.
     async fn happen(&mut self, now: Instant) -> Result<bool, SimError> {
         let mut any = false;
-        let start = self.start;
-        let at = |after: After| start + Duration::from_millis(after.as_millis());
-        while let Some(event) = self.events.pop_front_if(|event| at(event.at) <= now) {
+        while self.next_event().is_some_and(|due| due <= now)
+            && let Some(event) = self.events.pop_front()
+        {
             any = true;
+            self.since = None;
             let at_ms = self.faults.now_ms();
             let done = self.act(&event.what).await;
             let text = match done {
@@ -233,7 +259,8 @@ impl<'a> Simulation<'a> {
             namespace: objects::CONTROLLER.to_owned(),
             lease: "davylamp-controller".to_owned(),
             identity: format!("controller-{process}"),
-            election: leader::Config::default(),
+            // Renewed less often than by default, which is as safe, and half the price of an idle hour.
+            election: leader::Config { retry_period: Duration::from_secs(5), ..leader::Config::default() },
             call_limit: Duration::from_secs(5),
             concurrency: 4,
         };
@@ -294,7 +321,7 @@ impl<'a> Simulation<'a> {
             Happening::Delete => self.delete(&rollout).await?,
             Happening::Create => self.user.apply(&self.scenario.rollout).await?,
             Happening::DeleteRoute => self.delete(&route).await?,
-            Happening::Incident(incident) => self.world.incident(*incident),
+            Happening::Incident(incident) => self.world.incident(incident.clone()),
             Happening::Lose(share) => self.world.lose(self.newest(), *share),
             Happening::Restore => self.world.restore(),
             Happening::Users(rate) => self.world.users(*rate),
@@ -339,7 +366,9 @@ impl<'a> Simulation<'a> {
             (a.at_ms, &a.path, &a.verb, &a.digest).cmp(&(b.at_ms, &b.path, &b.verb, &b.digest))
         });
         let report = self.story.end(&self.world.tally());
-        let failures = failures(&report, &self.scenario.expect);
+        let mut failures = failures(&report, &self.scenario.expect);
+        let left = self.events.iter().map(|event| format!("events: {} was never done", event.what));
+        failures.extend(left);
         Ok(Report { seed, ended_ms, writes, events, failures, objects, ..report })
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use davylamp_api::action::Verb;
 use davylamp_api::scalar::{Duration, Percent};
+use davylamp_api::status::StateName;
 use davylamp_world::{Incident, Setting};
 use serde::Deserialize;
 use serde_json::Value;
@@ -26,7 +27,7 @@ pub struct Scenario {
     /// Users, versions, and the cluster's habits.
     #[serde(default)]
     pub world: Setting,
-    /// What is done, in the order of time.
+    /// What is done: in the order of time; in the order in which it is written, if something of it has a `since`.
     #[serde(default)]
     pub events: Vec<Event>,
     /// What breaks.
@@ -40,6 +41,24 @@ pub struct Scenario {
     pub expect: Expect,
 }
 
+impl Scenario {
+    /// What it names and nothing in it is called.
+    pub(crate) fn nameless(&self) -> Option<String> {
+        let endpoints = &self.world.users.endpoints;
+        let needed =
+            |name: &String| endpoints.iter().any(|endpoint| endpoint.dependency.as_ref() == Some(name));
+        let served = |path: &String| path == "/" || endpoints.iter().any(|endpoint| endpoint.path == *path);
+        let incidents = self.events.iter().filter_map(|event| {
+            let Happening::Incident(incident) = &event.what else { return None };
+            incident.dependency.as_ref()
+        });
+        let versions = self.world.versions.values().chain([&self.world.default]);
+        let unneeded = incidents.filter(|name| !needed(name)).map(|name| format!("dependency {name:?}"));
+        let unserved = versions.flat_map(|version| version.endpoints.keys()).filter(|path| !served(path));
+        unneeded.chain(unserved.map(|path| format!("path {path:?}"))).next()
+    }
+}
+
 const fn longest() -> Duration {
     Duration::from_secs(3_600)
 }
@@ -48,11 +67,24 @@ const fn longest() -> Duration {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Event {
-    /// After the start.
+    /// After the start, or after the moment that `since` names.
     pub at: Duration,
+    /// The first moment, once all events before it are done, at which the Rollout is like this.
+    #[serde(default)]
+    pub since: Option<Moment>,
     /// What.
     #[serde(rename = "do", with = "singleton_map")]
     pub what: Happening,
+}
+
+/// How a Rollout stands. What is absent is not looked at: `{}` is any moment, with a Rollout or without.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Moment {
+    /// Its state, like `Judging`.
+    pub state: Option<StateName>,
+    /// The step, counted from 1.
+    pub step: Option<i32>,
 }
 
 /// What is done.
@@ -79,7 +111,7 @@ pub enum Happening {
     Create,
     /// The route is deleted.
     DeleteRoute,
-    /// Errors that hit both versions.
+    /// Errors that hit both versions: all requests, or those of a dependency's endpoints or of some nodes.
     Incident(Incident),
     /// This share of the canary's pods is lost, and does not come back before `restore`.
     Lose(Percent),
@@ -109,8 +141,15 @@ impl fmt::Display for Happening {
             Self::Delete => f.write_str("the Rollout is deleted"),
             Self::Create => f.write_str("the Rollout is created again"),
             Self::DeleteRoute => f.write_str("the route is deleted"),
-            Self::Incident(Incident { last, errors }) => {
-                write!(f, "incident: {errors} more of all requests fail, for {last}")
+            Self::Incident(Incident { last, errors, dependency, nodes }) => {
+                write!(f, "incident: {errors} more of all requests")?;
+                if let Some(dependency) = dependency {
+                    write!(f, " that need {dependency:?}")?;
+                }
+                if let Some(nodes) = nodes {
+                    write!(f, " on {nodes} node{}", if *nodes == 1 { "" } else { "s" })?;
+                }
+                write!(f, " fail, for {last}")
             }
             Self::Lose(share) => write!(f, "{share} of the canary's pods are lost"),
             Self::Restore => f.write_str("the cluster has room again"),

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::objects::Names;
 use crate::report::{Cohort, Entry, Frame, Kind, Report};
+use crate::scenario::Moment;
 use crate::user::User;
 
 /// Errors are counted over so many seconds at least.
@@ -244,6 +245,14 @@ impl Story {
         };
         let (stable, canary) = rules.find_map(weights)?;
         (stable + canary > 0.0).then(|| 100.0 * canary / (stable + canary))
+    }
+
+    /// Whether the Rollout stands like this.
+    pub(crate) fn is_at(&self, moment: &Moment) -> bool {
+        let status = self.rollout.as_ref().map(|seen| &seen.status);
+        let state = status.and_then(|status| Some(status.state.as_ref()?.name));
+        let step = status.and_then(|status| Some(status.step.as_ref()?.index));
+        (moment.state.is_none() || moment.state == state) && (moment.step.is_none() || moment.step == step)
     }
 
     pub(crate) fn tell(&mut self, entry: Entry) {

@@ -97,3 +97,17 @@ fn what_the_server_refuses_is_an_error_that_names_it() {
     let error = simulate(&serde_yaml::from_str(&text).unwrap(), 1, &mut |_| {}).unwrap_err().to_string();
     assert_eq!(error, "the scenario's rollout has no metadata.name");
 }
+
+#[test]
+fn an_endpoint_that_is_none_is_an_error_that_names_it() {
+    let endpoint = "endpoints: [{path: /pay, share: 20%, dependency: bank}]";
+    let text = RELEASE.replace("requestsPerSecond: 300", &format!("requestsPerSecond: 300, {endpoint}"));
+    let incident = "- {at: 20s, do: {incident: {last: 1s, errors: 5%, dependency: bnak}}}\nfaults:";
+    for (text, expected) in [
+        (text.replace("faults:", incident), "dependency \"bnak\""),
+        (text.replace("errors: 10%", "endpoints: {/pya: 10%}"), "path \"/pya\""),
+    ] {
+        let error = simulate(&serde_yaml::from_str(&text).unwrap(), 1, &mut |_| {}).unwrap_err().to_string();
+        assert_eq!(error, format!("{expected} is of no endpoint in world.users.endpoints"));
+    }
+}

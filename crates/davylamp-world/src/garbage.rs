@@ -14,6 +14,7 @@ use crate::server::delete::{FOREGROUND, ORPHAN, Options};
 use crate::server::write::{metadata, text};
 use crate::server::{ApiServer, State};
 use crate::store::Key;
+use crate::walk::Walk;
 
 /// An object with its place.
 type Placed = (Table, Key, Arc<Value>);
@@ -60,7 +61,7 @@ impl State {
         for placed in &all {
             let (table, key, object) = placed;
             let uid = text(object, "/metadata/uid");
-            let deleting = object.pointer("/metadata/deletionTimestamp").is_some();
+            let deleting = object.path("/metadata/deletionTimestamp").is_some();
             let of_it = dependents.get(uid).map(Vec::as_slice).unwrap_or_default();
             if self.kinds.of_table(table).is_none() {
                 // Its definition is gone.
@@ -100,7 +101,7 @@ impl State {
     fn collect_one(&mut self, (table, key, _): &Placed, clock: Clock) {
         let now = self.store.get(table, key).cloned();
         if let (Some(kind), Some(live)) = (self.kinds.of_table(table).cloned(), now)
-            && live.pointer("/metadata/deletionTimestamp").is_none()
+            && live.path("/metadata/deletionTimestamp").is_none()
         {
             self.remove(&kind, key, &live, &Options::default(), clock);
         }
@@ -153,10 +154,10 @@ impl State {
 }
 
 fn owners(object: &Value) -> impl Iterator<Item = &Value> {
-    object.pointer("/metadata/ownerReferences").and_then(Value::as_array).into_iter().flatten()
+    object.path("/metadata/ownerReferences").and_then(Value::as_array).into_iter().flatten()
 }
 
 fn holds(object: &Value, finalizer: &str) -> bool {
-    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    let list = object.path("/metadata/finalizers").and_then(Value::as_array);
     list.into_iter().flatten().any(|held| held == finalizer)
 }

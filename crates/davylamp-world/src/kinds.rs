@@ -2,12 +2,14 @@
 //! path. Holds no objects.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
 
+use crate::memo::Memo;
 use crate::refusal::About;
 use crate::schema::{Builtin, Schema, Trait, builtin, compile, metadata_schema};
+use crate::walk::Walk;
 
 /// Where a custom kind keeps its scale, as pointers.
 #[derive(Clone, Debug)]
@@ -166,8 +168,7 @@ impl Kinds {
 
     /// Serves no more what a definition defined; gives where its objects are.
     pub(crate) fn forget(&mut self, definition: &Value) -> Table {
-        let text =
-            |path: &str| definition.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |path: &str| definition.path(path).and_then(Value::as_str).unwrap_or_default().to_owned();
         let table = Table { group: text("/spec/group"), plural: text("/spec/names/plural") };
         self.by_path.retain(|(group, _, plural), _| *group != table.group || *plural != table.plural);
         table
@@ -176,16 +177,16 @@ impl Kinds {
 
 fn of_definition(definition: &Value) -> Result<Vec<Kind>, String> {
     let spec = definition.get("spec").ok_or("spec is missing")?;
-    let text = |path: &str| spec.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |path: &str| spec.path(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let texts = |path: &str| -> Vec<String> {
-        let list = spec.pointer(path).and_then(Value::as_array).into_iter().flatten();
+        let list = spec.path(path).and_then(Value::as_array).into_iter().flatten();
         list.filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let versions = spec.get("versions").and_then(Value::as_array).into_iter().flatten();
     let served = versions.filter(|v| v.get("served").and_then(Value::as_bool).unwrap_or(false));
     served
         .map(|version| {
-            let subresource = |path: &str| version.pointer(&format!("/subresources/{path}"));
+            let subresource = |path: &str| version.path(&format!("/subresources/{path}"));
             let pointer = |path: &str| {
                 let path = subresource(path).and_then(Value::as_str)?;
                 Some(path.replace('.', "/"))
@@ -215,27 +216,14 @@ fn of_definition(definition: &Value) -> Result<Vec<Kind>, String> {
         .collect()
 }
 
-/// Schemas that were compiled before in this process: many servers are made of the same definitions.
-static COMPILED: Mutex<BTreeMap<String, Schema>> = Mutex::new(BTreeMap::new());
-const MOST_COMPILED: usize = 64;
+static COMPILED: Memo<Schema> = Memo::new();
 
 fn schema_of(version: &Value) -> Result<Schema, String> {
     let root = version
-        .pointer("/schema/openAPIV3Schema")
+        .path("/schema/openAPIV3Schema")
         .cloned()
         .unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
-    let text = root.to_string();
-    let compiled = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(schema) = compiled().get(&text) {
-        return Ok(schema.clone());
-    }
-    let schema = whole(root)?;
-    let mut compiled = compiled();
-    if compiled.len() >= MOST_COMPILED {
-        compiled.clear();
-    }
-    compiled.insert(text, schema.clone());
-    Ok(schema)
+    COMPILED.get(&root.to_string(), || whole(root))
 }
 
 /// With what every object has: its kind, its version and metadata.

@@ -17,6 +17,7 @@ mod discovery;
 mod garbage;
 mod http;
 mod kinds;
+mod memo;
 mod patch;
 mod refusal;
 mod request;
@@ -25,12 +26,14 @@ mod selector;
 mod server;
 mod setting;
 mod store;
+mod walk;
 mod world;
 
 pub use http::serve;
 pub use refusal::Refusal;
 pub use server::{ApiServer, Body, Config};
 pub use setting::{
-    BadPods, Bursts, Gateway, Incident, Later, Memory, Pods, Scrapes, Setting, Users, Version, Warmup,
+    BadPods, Bursts, Endpoint, Gateway, Incident, Later, Memory, Missing, Pods, Restarts, Scrapes, Setting,
+    Users, Version, Warmup,
 };
-pub use world::{Series, Tally, World};
+pub use world::{Bucket, NativeHistogram, Series, Tally, World};

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::refusal::Refusal;
+use crate::walk::Walk;
 
 /// A label selector; empty matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +31,7 @@ impl Labels {
 
     /// Whether an object has such labels.
     pub(crate) fn matches(&self, object: &Value) -> bool {
-        let labels = object.pointer("/metadata/labels");
+        let labels = object.path("/metadata/labels");
         self.0.iter().all(|requirement| {
             let value = labels.and_then(|labels| labels.get(&requirement.key)).and_then(Value::as_str);
             match &requirement.wants {
@@ -127,7 +128,7 @@ impl Fields {
     /// Whether an object has such fields.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         self.0.iter().all(|(field, value, equal)| {
-            let there = object.pointer(&format!("/{}", field.replace('.', "/")));
+            let there = object.path(&format!("/{}", field.replace('.', "/")));
             (there.and_then(Value::as_str).unwrap_or_default() == value) == *equal
         })
     }

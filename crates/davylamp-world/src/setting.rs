@@ -36,6 +36,9 @@ pub struct Users {
     pub bursts: Bursts,
     /// For how long a client keeps its connection and with it its pod, whatever the weights say meanwhile.
     pub keep_alive: Duration,
+    /// What they ask for; requests of no endpoint here go to `/`. If there is any, `http_requests_total` has a label
+    /// `path`.
+    pub endpoints: Vec<Endpoint>,
 }
 
 impl Default for Users {
@@ -45,8 +48,22 @@ impl Default for Users {
             daily: Percent::default(),
             bursts: Bursts::default(),
             keep_alive: Duration::default(),
+            endpoints: Vec::new(),
         }
     }
+}
+
+/// What a part of the requests ask for.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// Its path, the label of its series.
+    pub path: String,
+    /// Its share of all requests.
+    pub share: Percent,
+    /// What else it needs: an incident may name it. Absent: nothing.
+    #[serde(default)]
+    pub dependency: Option<String>,
 }
 
 /// Bursts of errors that hit both versions alike, at random times.
@@ -83,6 +100,10 @@ pub struct Version {
     pub bad_pods: Option<BadPods>,
     /// Its pods are never ready.
     pub never_ready: bool,
+    /// Its containers end by themselves; absent: never, but for memory beyond its limit.
+    pub restarts: Option<Restarts>,
+    /// The share of requests that fail at a path of `users.endpoints`, if it is more than anywhere else.
+    pub endpoints: BTreeMap<String, Percent>,
 }
 
 impl Default for Version {
@@ -97,8 +118,18 @@ impl Default for Version {
             warmup: None,
             bad_pods: None,
             never_ready: false,
+            restarts: None,
+            endpoints: BTreeMap::new(),
         }
     }
+}
+
+/// Containers that end by themselves: counters begin at zero, and the pod needs `pods.start` to be ready again.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Restarts {
+    /// For how long a container runs, on average.
+    pub every: Duration,
 }
 
 /// Memory of a pod.
@@ -109,11 +140,13 @@ pub struct Memory {
     pub start: f64,
     /// More in each minute, in MiB.
     pub growth: f64,
+    /// Where its container is killed and begins anew, in MiB; absent: nowhere.
+    pub limit: Option<f64>,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { start: 100.0, growth: 0.0 }
+        Self { start: 100.0, growth: 0.0, limit: None }
     }
 }
 
@@ -157,11 +190,13 @@ pub struct Pods {
     pub stop: Duration,
     /// Pods that the cluster has room for; absent: enough.
     pub room: Option<u32>,
+    /// Nodes over which the pods of a `ReplicaSet` are spread: `node-1` and so on; absent: one, `node`.
+    pub nodes: Option<u32>,
 }
 
 impl Default for Pods {
     fn default() -> Self {
-        Self { start: Duration::from_secs(5), stop: Duration::from_secs(10), room: None }
+        Self { start: Duration::from_secs(5), stop: Duration::from_secs(10), room: None, nodes: None }
     }
 }
 
@@ -189,20 +224,44 @@ pub struct Scrapes {
     pub lost: Percent,
     /// How late a sample may become visible.
     pub late: Duration,
+    /// Some pods' series lack a label; absent: none.
+    pub missing: Option<Missing>,
+    /// Whether `http_request_duration_seconds` is served as a native histogram too.
+    pub native_histograms: bool,
 }
 
 impl Default for Scrapes {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(15), lost: Percent::default(), late: Duration::default() }
+        Self {
+            interval: Duration::from_secs(15),
+            lost: Percent::default(),
+            late: Duration::default(),
+            missing: None,
+            native_histograms: false,
+        }
     }
 }
 
-/// Something that happens to the whole service for a while: it hits all versions alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+/// Some pods' series lack a label: those that differ in nothing else are one, their sum.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Missing {
+    /// Which.
+    pub label: String,
+    /// The chance of a pod to be one of them.
+    pub share: Percent,
+}
+
+/// Something that happens for a while, to the whole service or to a part of it: it hits all versions alike.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Incident {
     /// How long it lasts.
     pub last: Duration,
     /// The share of requests that fail beyond the usual.
     pub errors: Percent,
+    /// Only requests of endpoints that need it fail; absent: all.
+    pub dependency: Option<String>,
+    /// Only pods on so many nodes fail, which the seed chooses; absent: on all.
+    pub nodes: Option<u32>,
 }

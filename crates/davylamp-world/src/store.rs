@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::kinds::Table;
+use crate::walk::Walk;
 
 /// Which object of a kind: namespace, empty for the cluster, and name.
 pub(crate) type Key = (String, String);
@@ -42,6 +43,8 @@ pub(crate) struct Store {
     kept: usize,
     /// Changes of all kinds up to this version are forgotten.
     forgotten: u64,
+    /// There may be something to collect.
+    littered: bool,
 }
 
 /// The version is forgotten; the oldest that is not.
@@ -51,7 +54,7 @@ pub(crate) struct Forgotten(pub(crate) u64);
 impl Store {
     /// Keeps so many changes of each kind.
     pub(crate) const fn new(kept: usize) -> Self {
-        Self { version: 1, tables: BTreeMap::new(), kept, forgotten: 0 }
+        Self { version: 1, tables: BTreeMap::new(), kept, forgotten: 0, littered: false }
     }
 
     /// The version of the last change.
@@ -102,13 +105,22 @@ impl Store {
         } else {
             table.present.insert(key.clone(), object.clone())
         };
+        let littered = remove
+            || object.path("/metadata/deletionTimestamp").is_some()
+            || owners(&object) != before.as_deref().and_then(owners);
         let after = (!remove).then(|| object.clone());
         table.changes.push_back(Change { version, key: key.clone(), before, after, last: object.clone() });
         while table.changes.len() > kept {
             table.forgotten = table.changes.pop_front().map_or(table.forgotten, |change| change.version);
         }
         table.told.send_replace(version);
+        self.littered |= littered;
         object
+    }
+
+    /// Whether there may be something to collect since this was asked last.
+    pub(crate) const fn take_littered(&mut self) -> bool {
+        std::mem::replace(&mut self.littered, false)
     }
 
     /// Forgets all changes, as a compaction of etcd does.
@@ -152,4 +164,8 @@ impl Store {
         }
         Ok(objects)
     }
+}
+
+fn owners(object: &Value) -> Option<&Value> {
+    object.path("/metadata/ownerReferences")
 }

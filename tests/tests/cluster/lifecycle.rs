@@ -79,7 +79,9 @@ async fn a_namespace_deleted_in_mid_run_goes_without_waiting_for_a_deadline() ->
     let namespaces: Api<Namespace> = Api::all(world.client.clone());
     namespaces.delete(&world.namespace, &DeleteParams::background()).await?;
 
-    until(Duration::from_mins(1), "the namespace is gone", || async {
+    // The namespace controller looks again only after half of the pods' grace period, each time something is left: that
+    // alone takes up to a minute. Our own deadlines are five minutes and more.
+    until(Duration::from_mins(2), "the namespace is gone", || async {
         Ok(namespaces.get_opt(&world.namespace).await?.is_none().then_some(()))
     })
     .await

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use davylamp_api::status::StateName::{Healthy, Judging};
 use davylamp_tests::cluster::dynamic;
-use davylamp_tests::load::answered;
+use davylamp_tests::load::{answered, unanswered};
 use davylamp_tests::shop::{NAME, Options, Shop};
 use davylamp_tests::until;
 use davylamp_tests::watched::Watched;
@@ -132,6 +132,8 @@ async fn a_route_that_is_deleted_and_made_again_in_mid_run_is_driven_on() -> Res
         })
     })
     .await?;
+    // Else its last answers with the old route are taken for those with the new one.
+    unanswered(&world.cluster.description.gateway, &shop.host()).await?;
     shop.apply(&shop.route()).await?;
 
     weights_become(&shop, [8_000, 2_000]).await?;

@@ -167,6 +167,24 @@ fn a_canary_that_warms_up_is_not_silent() {
 }
 
 #[test]
+fn when_both_fall_silent_it_is_no_traffic_whoever_is_heard_last() {
+    let plan = plan();
+    let heard = |rounds: usize| -> Vec<(f64, f64)> {
+        (0..14).map(|round| (0.0, if round < rounds { 100.0 } else { 0.0 })).collect()
+    };
+    let missing = |canary: usize, baseline: usize| {
+        let all = world(&heard(canary), &heard(baseline));
+        let mut fold = Fold::new(&plan, &opened(&plan), Percent::from_basis_points(5_000), Percent::FULL);
+        fold.take(&samples(T0 + SETTLE, T0 + 200 * SECOND, &all), &pods(LONG_AGO), &cohorts());
+        std::iter::from_fn(|| fold.look().map(|_| fold.missing())).find_map(|missing| missing)
+    };
+    assert_eq!(missing(6, 6), Some(Missing::Requests));
+    assert_eq!(missing(6, 7), Some(Missing::Requests));
+    assert_eq!(missing(7, 6), Some(Missing::Requests));
+    assert_eq!(missing(6, 14), Some(Missing::Canary));
+}
+
+#[test]
 fn two_targets_of_one_pod_do_not_double_the_evidence() {
     let plan = plan();
     let mut all = world(&[(5.0, 100.0); 8], &[(1.0, 100.0); 8]);

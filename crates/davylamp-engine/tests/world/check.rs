@@ -84,7 +84,7 @@ fn fixed_point(world: &World, turn: &Turn<'_>) {
         let lines = |status: &RolloutStatus| serde_json::to_string_pretty(status).unwrap();
         let (one, two) = (lines(&decision.status), lines(&status));
         let new: Vec<_> = two.lines().filter(|line| !one.contains(*line)).collect();
-        panic!("not a fixed point: {}\n{}", status.message, new.join("\n"));
+        panic!("not a fixed point: {}; then {}\n{}", decision.status.message, status.message, new.join("\n"));
     }
     assert_eq!(again.desired, decision.desired, "what is desired changes by itself: {}", status.message);
 }

@@ -1,4 +1,4 @@
-//! Each story, run with each fault at each place: it must end as it does without. About one case in forty runs by default, always
+//! Each story, run with each fault at each place: it must end as it does without. A tenth of the cases runs by default, always
 //! the same, all of them with `DAVYLAMP_FAULTS=all`; `DAVYLAMP_FAULTS="good"` runs all faults of one story.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
@@ -20,40 +20,23 @@ const EVER_FAILED: &[&str] = &[];
 
 /// Stories in which something comes at a fixed time and may find the run at another step when a fault has delayed it: it
 /// must end in the same way, with the same version behind the same route, but not by the same decisions.
-const TIMED: &[&str] = &[
-    "late regression",
-    "no data",
-    "no traffic",
-    "pods are late for the deadline",
-    "abort",
-    "retry",
-    "promote",
-    "promote a pause",
-    "new template in mid-run",
-    "back to stable",
-    "scale in mid-run",
-    "scale down in mid-run",
-    "capacity lost",
-    "route edited",
-    "route deleted",
-    "deleted and made again",
-    "steps edited",
-    "invalid edit",
-];
+const TIMED: &[&str] = &["late regression", "no data"];
 
 /// Where a story may end otherwise, and why that is right.
 const MAY_DIFFER: &[(&str, &str, &str)] = &[
-    (
-        "never ready",
-        "metrics slow",
-        "it lasts until the next attempt, which comes by itself after two minutes",
-    ),
+    ("never ready", "metrics slow", NEXT_ATTEMPT),
+    ("never ready", "away at", NEXT_ATTEMPT),
     (
         "no data",
         "event 48 lost",
         "the first release is not yet seen to be ready when the next one comes, and is superseded",
     ),
+    ("abort", "event 86 lost", LATE_WORD),
+    ("promote", "event 86 lost", LATE_WORD),
+    ("capacity lost", "event 87 lost", "that pods are gone is seen a minute late, after their silence"),
 ];
+const NEXT_ATTEMPT: &str = "it lasts until the next attempt, which comes by itself after two minutes";
+const LATE_WORD: &str = "the word is heard a minute late, when the run is at its next step";
 
 /// One fault in one story.
 struct Case<'a> {
@@ -181,9 +164,9 @@ fn faults(clean: &Report) -> Vec<(String, Fault)> {
     faults
 }
 
-/// The same few each time, about one in forty.
+/// The same tenth each time.
 fn is_chosen(name: &str) -> bool {
-    Sha256::digest(name.as_bytes())[0] < 6
+    Sha256::digest(name.as_bytes())[0] < 26
 }
 
 fn run(case: &Case<'_>) -> Option<String> {

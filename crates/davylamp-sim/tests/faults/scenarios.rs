@@ -48,88 +48,88 @@ expect: {lost: 1000000}
 const STORIES: &[(&str, &str)] = &[
     (
         "good",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "bad",
-        "{events: [{at: 40s, do: {release: 'shop:bad'}}], expect: {outcome: RolledBack, phase: Degraded, stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:bad'}}], expect: {outcome: RolledBack, phase: Degraded, stable: 'shop:1'}}",
     ),
     (
         "late regression",
-        "{events: [{at: 40s, do: {release: 'shop:late'}}], expect: {outcome: RolledBack, stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:late'}}], expect: {outcome: RolledBack, stable: 'shop:1'}}",
     ),
     (
         "no data",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}], faults: [{when: {at: 50s}, what: {metricsAway: 30m}}], expect: {phase: Paused, stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}], faults: [{when: {at: 50s}, what: {metricsAway: 30m}}], expect: {phase: Paused, stable: 'shop:1'}}",
     ),
     (
         "no traffic",
-        "{events: [{at: 40s, do: {users: 0}}, {at: 50s, do: {release: 'shop:2'}}], expect: {stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {users: 0}}, {since: {state: Healthy}, at: 10s, do: {release: 'shop:2'}}], expect: {stable: 'shop:1'}}",
     ),
     (
         "never ready",
-        "{events: [{at: 40s, do: {release: 'shop:stuck'}}], expect: {outcome: RolledBack, phase: Degraded, stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:stuck'}}], expect: {outcome: RolledBack, phase: Degraded, stable: 'shop:1'}}",
     ),
     (
         "pods are late for the deadline",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 42s, do: {ready: false}}, {at: 250s, do: {ready: true}}], expect: {outcome: Promoted, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Scaling, step: 1}, at: 0s, do: {ready: false}}, {since: {state: Degraded}, at: 100s, do: {ready: true}}], expect: {outcome: Promoted, stable: 'shop:2'}}",
     ),
     ("first release", "{events: [], expect: {phase: Healthy, stable: 'shop:1'}}"),
     (
         "abort",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {action: abort}}], expect: {outcome: RolledBack, phase: Degraded, stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {action: abort}}], expect: {outcome: RolledBack, phase: Degraded, stable: 'shop:1'}}",
     ),
     (
         "retry",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {action: abort}}, {at: 120s, do: {action: retry}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {action: abort}}, {since: {state: Degraded}, at: 30s, do: {action: retry}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "promote",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: promoteFully}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: promoteFully}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "promote a pause",
-        "{events: [{at: 40s, do: {users: 0}}, {at: 50s, do: {release: 'shop:2'}}, {at: 240s, do: {users: 600}}, {at: 260s, do: promoteFully}], expect: {phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {users: 0}}, {since: {state: Healthy}, at: 10s, do: {release: 'shop:2'}}, {since: {state: Paused}, at: 60s, do: {users: 600}}, {since: {state: Paused}, at: 20s, do: promoteFully}], expect: {phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "new template in mid-run",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {release: 'shop:3'}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:3'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {release: 'shop:3'}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:3'}}",
     ),
     (
         "back to stable",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {release: 'shop:1'}}], expect: {phase: Healthy, stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {release: 'shop:1'}}], expect: {phase: Healthy, stable: 'shop:1'}}",
     ),
     (
         "scale in mid-run",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {scale: 6}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {scale: 6}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "scale down in mid-run",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {scale: 2}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {scale: 2}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "capacity lost",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 60s, do: {lose: 100%}}, {at: 200s, do: restore}], expect: {stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {lose: 100%}}, {since: {state: Holding}, at: 60s, do: restore}], expect: {outcome: Promoted, stable: 'shop:2'}}",
     ),
     (
         "route edited",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {patchRoute: {spec: {hostnames: [shop.example]}}}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {patchRoute: {spec: {hostnames: [shop.example]}}}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "route deleted",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: deleteRoute}], expect: {stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: deleteRoute}], expect: {stable: 'shop:1'}}",
     ),
     (
         "deleted and made again",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: delete}, {at: 150s, do: create}], expect: {phase: Healthy, stable: 'shop:1'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: delete}, {since: {}, at: 85s, do: create}], expect: {phase: Healthy, stable: 'shop:1'}}",
     ),
     (
         "steps edited",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {patch: {spec: {strategy: {canary: {steps: [{weight: 25%}, {weight: 40%}, {weight: 60%}]}}}}}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {patch: {spec: {strategy: {canary: {steps: [{weight: 25%}, {weight: 40%}, {weight: 60%}]}}}}}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "invalid edit",
-        "{events: [{at: 40s, do: {release: 'shop:2'}}, {at: 65s, do: {patch: {spec: {analysis: {metrics: [{name: errors, ratio: {events: 'rate(x[5m])', total: http_requests_total}}]}}}}}], expect: {stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {patch: {spec: {analysis: {metrics: [{name: errors, ratio: {events: 'rate(x[5m])', total: http_requests_total}}]}}}}}], expect: {stable: 'shop:2'}}",
     ),
 ];
 

@@ -8,6 +8,7 @@ use super::fields::{Fields, field};
 use super::typed::{difference, fields, merge, remove};
 use crate::refusal::Refusal;
 use crate::schema::Schema;
+use crate::walk::Walk;
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,14 +56,14 @@ const UNOWNED: &[&str] = &[
 impl Managers {
     /// From an object.
     pub(crate) fn of(object: &Value) -> Self {
-        let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
+        let entries = object.path("/metadata/managedFields").and_then(Value::as_array);
         Self(entries.into_iter().flatten().filter_map(Entry::parse).collect())
     }
 
     /// For a write to the object itself, which may bring its own list: an empty one means what is there, a list of one
     /// empty entry means none.
     pub(crate) fn of_write(live: &Value, new: &Value) -> Self {
-        let list = new.pointer("/metadata/managedFields").and_then(Value::as_array);
+        let list = new.path("/metadata/managedFields").and_then(Value::as_array);
         match list.map(Vec::as_slice) {
             Some([only]) if only.as_object().is_some_and(serde_json::Map::is_empty) => Self::default(),
             None | Some([]) => Self::of(live),

@@ -58,19 +58,16 @@ impl Rule {
         })
     }
 
-    /// None when the rule holds, or has nothing to say: about a change, when there is none, or about what is as it was.
-    fn check(&self, context: &Context<'_>, value: &Value, before: Option<&Value>) -> Option<Broken> {
-        match before {
-            None if self.transition => return None,
-            Some(before) if !self.transition => {
-                // Of metadata, rules see the name only, which does not change.
-                let same = |field: &String| field == "metadata" || value.get(field) == before.get(field);
-                if self.reads.as_ref().is_some_and(|fields| fields.iter().all(same)) {
-                    return None;
-                }
-            }
-            None | Some(_) => {}
-        }
+    /// Whether it has something to say: not about a change, when there is none, nor about what is as it was.
+    fn concerns(&self, value: &Value, before: Option<&Value>) -> bool {
+        let Some(before) = before else { return !self.transition };
+        // Of metadata, rules see the name only, which does not change.
+        let same = |field: &String| field == "metadata" || value.get(field) == before.get(field);
+        self.transition || !self.reads.as_ref().is_some_and(|fields| fields.iter().all(same))
+    }
+
+    /// None when the rule holds.
+    fn check(&self, context: &Context<'_>) -> Option<Broken> {
         let words = match self.program.execute(context) {
             Ok(Cel::Bool(true)) => return None,
             Ok(_) => {
@@ -91,6 +88,7 @@ impl Rule {
 
 /// The rules that do not hold for a value. A rule about fields that are as they were is not asked again.
 pub(super) fn broken(rules: &[Rule], at: At<'_>, value: &Value, before: Option<&Value>) -> Vec<Broken> {
+    let rules: Vec<&Rule> = rules.iter().filter(|rule| rule.concerns(value, before)).collect();
     if rules.is_empty() {
         return Vec::new();
     }
@@ -99,7 +97,7 @@ pub(super) fn broken(rules: &[Rule], at: At<'_>, value: &Value, before: Option<&
     if let Some(before) = before {
         context.add_variable_from_value("oldSelf", cel(Some(at), before));
     }
-    rules.iter().filter_map(|rule| rule.check(&context, value, before)).collect()
+    rules.iter().filter_map(|rule| rule.check(&context)).collect()
 }
 
 /// The fields of `self` that a rule reads, if it reads it by fields only.

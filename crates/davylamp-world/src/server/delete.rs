@@ -12,6 +12,7 @@ use crate::kinds::Kind;
 use crate::refusal::Refusal;
 use crate::request::Query;
 use crate::store::Key;
+use crate::walk::Walk;
 
 /// Dependents lose their owner and stay.
 pub(crate) const ORPHAN: &str = "orphan";
@@ -42,7 +43,7 @@ impl Options {
             grace: grace.or_else(|| query.text("gracePeriodSeconds").parse().ok()),
             uid: text(body, "/preconditions/uid").to_owned(),
             version: text(body, "/preconditions/resourceVersion").to_owned(),
-            dry_run: query.dry_run() || body.pointer("/dryRun/0").is_some_and(|all| all == "All"),
+            dry_run: query.dry_run() || body.path("/dryRun/0").is_some_and(|all| all == "All"),
         }
     }
 }
@@ -107,12 +108,12 @@ impl State {
             "Foreground" => Some(FOREGROUND),
             _ => None,
         };
-        let deleting = live.pointer("/metadata/deletionTimestamp").is_some();
+        let deleting = live.path("/metadata/deletionTimestamp").is_some();
         let running = kind.plural == "pods" && !text(live, "/spec/nodeName").is_empty();
-        let usual = live.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+        let usual = live.path("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
         let ended = matches!(text(live, "/status/phase"), "Succeeded" | "Failed");
         let grace = if running && !ended { options.grace.unwrap_or(usual).max(0) } else { 0 };
-        let was = live.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+        let was = live.path("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
         let fields = metadata(&mut next);
         if let Some(held) = held {
             let finalizers = fields.entry("finalizers").or_insert_with(|| json!([]));

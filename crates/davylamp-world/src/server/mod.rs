@@ -21,6 +21,7 @@ use http_body::Body as HttpBody;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use kube::Client;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
@@ -28,10 +29,12 @@ use tower::Service;
 
 use crate::clock::Clock;
 use crate::kinds::{Kind, Kinds, Table};
+use crate::memo::Memo;
 use crate::patch::Form;
 use crate::refusal::Refusal;
 use crate::request::{Path, Query};
 use crate::store::{Key, Store};
+use crate::walk::Walk;
 
 /// Definitions that are installed in every cluster with a gateway.
 const GATEWAY_API: &str = include_str!("../gateway.yaml");
@@ -144,13 +147,8 @@ impl ApiServer {
 
     /// Makes each definition of a YAML text known, as `kubectl create -f` does; also any other object of the cluster.
     pub fn install(&self, yaml: &str) -> Result<(), Refusal> {
-        use serde::Deserialize;
-        for document in serde_yaml::Deserializer::from_str(yaml) {
-            let object = Value::deserialize(document).map_err(|e| Refusal::bad_request(e.to_string()))?;
-            if object.is_null() {
-                continue;
-            }
-            let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        for object in DOCUMENTS.get(yaml, || documents(yaml))?.iter() {
+            let text = |path: &str| object.path(path).and_then(Value::as_str).unwrap_or_default();
             let (group, kind) = (text("/apiVersion").split_once('/').map_or("", |(g, _)| g), text("/kind"));
             let found = self.state().kinds.of_kind(group, kind).cloned();
             let kind =
@@ -165,7 +163,7 @@ impl ApiServer {
                 namespace => format!("/namespaces/{namespace}"),
             };
             let path = format!("{root}{namespace}/{}", kind.plural);
-            self.call(&Method::POST, &path, "", "application/json", "world", object)?;
+            self.call(&Method::POST, &path, "", "application/json", "world", object.clone())?;
         }
         Ok(())
     }
@@ -257,9 +255,11 @@ impl ApiServer {
             ("DELETE", true, _) => state.delete_all(&call, &body).map(|list| Answer::Object(200, list)),
             _ => Err(Refusal::no_method()),
         };
+        if state.store.take_littered() {
+            self.inner.garbage.notify_one();
+        }
         drop(state);
         if method != Method::GET {
-            self.inner.garbage.notify_one();
             self.inner.written.notify_one();
         }
         answer
@@ -297,6 +297,15 @@ impl ApiServer {
         response.headers_mut().insert(http::header::CONTENT_TYPE, json);
         response
     }
+}
+
+static DOCUMENTS: Memo<Arc<[Value]>> = Memo::new();
+
+/// The documents of a YAML text that hold something.
+fn documents(yaml: &str) -> Result<Arc<[Value]>, Refusal> {
+    let documents = serde_yaml::Deserializer::from_str(yaml).map(Value::deserialize);
+    let documents = documents.filter(|document| !matches!(document, Ok(Value::Null)));
+    documents.collect::<Result<_, _>>().map_err(|error| Refusal::bad_request(error.to_string()))
 }
 
 fn full(object: &Value) -> Body {

@@ -7,12 +7,13 @@ use super::{Call, State};
 use crate::kinds::{Kind, Scale};
 use crate::patch::{Form, patched};
 use crate::refusal::Refusal;
+use crate::walk::Walk;
 
 impl State {
     pub(super) fn scale(&self, call: &Call<'_>) -> Result<Value, Refusal> {
         let live = self.live(call)?;
         let scale = of(&call.kind, &live).ok_or_else(Refusal::no_path)?;
-        if scale.pointer("/spec/replicas").is_none() {
+        if scale.path("/spec/replicas").is_none() {
             let path = call.kind.scale.as_ref().map_or_else(String::new, |scale| dotted(&scale.spec));
             return Err(Refusal::internal(format!("the spec replicas field {path:?} does not exist")));
         }
@@ -30,7 +31,7 @@ impl State {
                 call.path.name
             )));
         }
-        let replicas = body.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+        let replicas = body.path("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         if replicas < 0 {
             let detail = "must be greater than or equal to 0";
             let problem = crate::refusal::Problem::invalid("spec.replicas", replicas.into(), detail);
@@ -42,10 +43,10 @@ impl State {
         if let Some(Value::Object(fields)) = new.pointer_mut(parent) {
             fields.insert(field.to_owned(), replicas.into());
         }
-        if let Some(version) = body.pointer("/metadata/resourceVersion") {
+        if let Some(version) = body.path("/metadata/resourceVersion") {
             new["metadata"]["resourceVersion"] = version.clone();
         }
-        if let Some(uid) = body.pointer("/metadata/uid") {
+        if let Some(uid) = body.path("/metadata/uid") {
             new["metadata"]["uid"] = uid.clone();
         }
         let written = self.replace(call, &live, new, None)?;
@@ -70,7 +71,7 @@ impl State {
 /// None: the kind has none.
 fn of(kind: &Kind, live: &Value) -> Option<Value> {
     let Scale { spec, status, selector } = kind.scale.as_ref()?;
-    let number = |path: &str| live.pointer(path).and_then(Value::as_i64);
+    let number = |path: &str| live.path(path).and_then(Value::as_i64);
     let mut scale = json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1",
         "metadata": {"name": text(live, "/metadata/name")},
@@ -78,7 +79,7 @@ fn of(kind: &Kind, live: &Value) -> Option<Value> {
         "status": {"replicas": number(status).unwrap_or(0)},
     });
     for field in ["namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        if let Some(value) = live.pointer(&format!("/metadata/{field}")) {
+        if let Some(value) = live.path(&format!("/metadata/{field}")) {
             scale["metadata"][field] = value.clone();
         }
     }
@@ -88,7 +89,7 @@ fn of(kind: &Kind, live: &Value) -> Option<Value> {
     let selector = if let Some(path) = selector {
         text(live, path).to_owned()
     } else {
-        let labels = live.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+        let labels = live.path("/spec/selector/matchLabels").and_then(Value::as_object);
         let term = |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
         labels.into_iter().flatten().map(term).collect::<Vec<_>>().join(",")
     };

@@ -15,6 +15,7 @@ use crate::patch::{Form, patched};
 use crate::refusal::{About, Problem, Refusal, Wrong};
 use crate::schema;
 use crate::store::Key;
+use crate::walk::Walk;
 
 /// Of metadata, what only the server writes.
 const SERVERS: &[&str] = &[
@@ -118,7 +119,7 @@ impl State {
         let namespaces = crate::kinds::Table { group: String::new(), plural: "namespaces".to_owned() };
         let found = self.store.get(&namespaces, &(String::new(), wanted.clone()));
         let namespace = found.ok_or_else(|| Refusal::not_found(about))?;
-        if namespace.pointer("/metadata/deletionTimestamp").is_some() {
+        if namespace.path("/metadata/deletionTimestamp").is_some() {
             let why =
                 format!("unable to create new content in namespace {wanted} because it is being terminated");
             let mut refusal = Refusal::forbidden(call.kind.about(name), &why);
@@ -170,7 +171,7 @@ impl State {
                 )));
             }
         }
-        if applied.pointer("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
+        if applied.path("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
             return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
         let written =
@@ -212,7 +213,7 @@ impl State {
         let mut new = managers.apply(&kind.schema, &writer(call, &version), &live, &applied, force)?;
         // Only what was asked for is compared.
         for field in ["uid", "resourceVersion"] {
-            if applied.pointer(&format!("/metadata/{field}")).is_none() {
+            if applied.path(&format!("/metadata/{field}")).is_none() {
                 metadata(&mut new).remove(field);
             }
         }
@@ -266,8 +267,8 @@ impl State {
         if !found.is_empty() {
             return Err(Refusal::invalid(about, &found));
         }
-        if kind.generation && counted(&kind, live) != counted(&kind, &new) {
-            let generation = live.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+        if kind.generation && counts(&kind, live, &new) {
+            let generation = live.path("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
             metadata(&mut new).insert("generation".to_owned(), (generation + 1).into());
         }
         if kind.plural == "customresourcedefinitions" && !call.query.dry_run() {
@@ -284,11 +285,11 @@ impl State {
 
     /// Stores an object; removes it, if it is to go and nothing keeps it any more.
     pub(crate) fn commit(&mut self, kind: &Kind, key: &Key, object: Value) -> Arc<Value> {
-        let metadata = |field: &str| object.pointer(&format!("/metadata/{field}"));
+        let metadata = |field: &str| object.path(&format!("/metadata/{field}"));
         let held = metadata("finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
             || metadata("deletionGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|s| s > 0)
             || (kind.plural == "namespaces"
-                && object.pointer("/spec/finalizers").is_some_and(|list| *list != json!([])));
+                && object.path("/spec/finalizers").is_some_and(|list| *list != json!([])));
         let gone = metadata("deletionTimestamp").is_some() && !held;
         if gone && kind.plural == "customresourcedefinitions" {
             self.kinds.forget(&object);
@@ -300,9 +301,9 @@ impl State {
     /// Serves what a definition defines, and says so in its status.
     fn define(&mut self, definition: &mut Value, now: &str) -> Result<(), String> {
         self.kinds.define(definition)?;
-        let names = definition.pointer("/spec/names").cloned().unwrap_or_default();
+        let names = definition.path("/spec/names").cloned().unwrap_or_default();
         let condition = |type_: &str, reason: &str| json!({"type": type_, "status": "True", "reason": reason, "lastTransitionTime": now});
-        let versions = definition.pointer("/spec/versions").and_then(Value::as_array);
+        let versions = definition.path("/spec/versions").and_then(Value::as_array);
         let stored: Vec<Value> =
             versions.into_iter().flatten().filter_map(|v| v.get("name").cloned()).collect();
         if definition.get("status").is_none() {
@@ -414,7 +415,7 @@ fn keep_the_servers(call: &Call<'_>, live: &Value, new: &mut Value) {
             return;
         }
         "finalize" => {
-            let finalizers = new.pointer("/spec/finalizers").cloned().unwrap_or_else(|| json!([]));
+            let finalizers = new.path("/spec/finalizers").cloned().unwrap_or_else(|| json!([]));
             *new = live.clone();
             new["spec"]["finalizers"] = finalizers;
             return;
@@ -424,7 +425,7 @@ fn keep_the_servers(call: &Call<'_>, live: &Value, new: &mut Value) {
     if call.kind.status {
         put_or_remove(object(new), "status", live.get("status").cloned());
     }
-    let was = |field: &str| live.pointer(&format!("/metadata/{field}")).cloned();
+    let was = |field: &str| live.path(&format!("/metadata/{field}")).cloned();
     let metadata = metadata(new);
     for field in SERVERS.iter().chain(&["name", "namespace", "resourceVersion"]) {
         put_or_remove(metadata, field, was(field));
@@ -438,19 +439,19 @@ fn put_or_remove(fields: &mut Map<String, Value>, name: &str, value: Option<Valu
     }
 }
 
-/// The part whose changes are counted as generations.
-fn counted(kind: &Kind, object: &Value) -> Value {
-    if !kind.custom && object.get("spec").is_some() {
-        return object.get("spec").cloned().unwrap_or_default();
+/// Whether a generation counts this change: of a built-in kind, one of its spec; of a custom one, of all but metadata and
+/// status.
+fn counts(kind: &Kind, was: &Value, is: &Value) -> bool {
+    if !kind.custom && is.get("spec").is_some() {
+        return was.get("spec") != is.get("spec");
     }
-    let mut rest = object.clone();
-    if let Some(fields) = rest.as_object_mut() {
-        fields.remove("metadata");
-        if kind.status {
-            fields.remove("status");
-        }
-    }
-    rest
+    own(kind, was).ne(own(kind, is))
+}
+
+fn own<'a>(kind: &Kind, object: &'a Value) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let has_status = kind.status;
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(move |(name, _)| *name != "metadata" && !(has_status && *name == "status"))
 }
 
 fn problems(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Problem> {
@@ -476,7 +477,7 @@ fn problems(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Problem> {
 /// A size that cannot be read as one.
 fn no_size(kind: &Kind, new: &Value) -> Option<Problem> {
     let path = &kind.scale.as_ref()?.spec;
-    let value = new.pointer(path).filter(|value| !value.is_null() && !value.is_i64())?;
+    let value = new.path(path).filter(|value| !value.is_null() && !value.is_i64())?;
     let (shown, type_) = match value {
         Value::String(text) => (text.clone(), "string"),
         Value::Bool(flag) => (flag.to_string(), "bool"),
@@ -522,9 +523,9 @@ fn bad_name(kind: &Kind, name: &str) -> Option<Problem> {
 
 /// While an object is being deleted, nothing more may hold it.
 fn new_finalizers(live: &Value, new: &Value) -> Option<Problem> {
-    live.pointer("/metadata/deletionTimestamp")?;
+    live.path("/metadata/deletionTimestamp")?;
     let list = |object: &Value| {
-        object.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default()
+        object.path("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default()
     };
     let (old, new) = (list(live), list(new));
     let added: Vec<String> = new.iter().filter(|f| !old.contains(f)).map(ToString::to_string).collect();
@@ -542,7 +543,7 @@ fn metadata_of(object: &Value) -> Option<&Value> {
 }
 
 pub(crate) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
+    object.path(path).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The fields of an object; an empty one is made of anything else.

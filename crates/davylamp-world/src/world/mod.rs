@@ -1,25 +1,33 @@
 //! The world around an API server: [`World`] lets workloads come and go, carries users' requests to pods, and keeps what
 //! a Prometheus would have scraped of them.
 
+mod autoscaler;
+mod deployment;
 mod gateway;
+mod native;
 mod pod;
 mod random;
 mod users;
 mod workloads;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use davylamp_api::scalar::Percent;
 use promql_parser::label::Matcher;
-use promql_parser::parser::{self, Expr};
+use promql_parser::parser::{self, Expr, MatrixSelector};
 use tokio::time::{Instant, sleep, sleep_until};
 
+pub use self::native::{Bucket, NativeHistogram};
+
+use self::autoscaler::Autoscalers;
 use self::gateway::Gateway;
+use self::random::Random;
 use self::users::Users;
 use self::workloads::{Look, Workloads};
-use crate::setting::{Incident, Setting};
+use crate::memo::Memo;
+use crate::setting::{Incident, Missing, Setting};
 use crate::{ApiServer, Config};
 
 /// From a write until the cluster's controllers have seen it.
@@ -27,11 +35,15 @@ const REACTION: Duration = Duration::from_millis(50);
 /// From a deletion until what belongs to the object goes.
 const GARBAGE: Duration = Duration::from_millis(200);
 
+static SELECTORS: Memo<Arc<MatrixSelector>> = Memo::new();
+
 /// What the cluster's parts look at: a change of nothing else concerns them.
-const SEEN: [(&str, &str); 7] = [
+const SEEN: [(&str, &str); 9] = [
     ("", "pods"),
     ("", "services"),
+    ("apps", "deployments"),
     ("apps", "replicasets"),
+    ("autoscaling", "horizontalpodautoscalers"),
     ("discovery.k8s.io", "endpointslices"),
     ("gateway.networking.k8s.io", "gatewayclasses"),
     ("gateway.networking.k8s.io", "gateways"),
@@ -52,8 +64,9 @@ struct Inner {
     workloads: Workloads,
     gateway: Gateway,
     users: Users,
+    autoscalers: Autoscalers,
     /// What the cluster's parts have seen, and when they have more to do.
-    seen: [u64; 7],
+    seen: [u64; 9],
     due: i64,
     /// Samples until then are forgotten.
     forgotten: i64,
@@ -76,6 +89,8 @@ pub struct Series {
     pub labels: BTreeMap<String, String>,
     /// Times in ms since 1970, and values.
     pub samples: Vec<(i64, f64)>,
+    /// The same of a native histogram, which has no values.
+    pub histograms: Vec<(i64, NativeHistogram)>,
 }
 
 impl World {
@@ -89,7 +104,8 @@ impl World {
             workloads: Workloads::default(),
             gateway: Gateway::default(),
             users: Users::new(setting.users.clone(), config.seed, now),
-            seen: [0; 7],
+            autoscalers: Autoscalers::default(),
+            seen: [0; 9],
             due: i64::MIN,
             forgotten: i64::MIN,
             tally: Tally::default(),
@@ -113,7 +129,7 @@ impl World {
                 tokio::select! {
                     biased;
                     () = sleep_until(next) => {}
-                    () = self.server.inner.written.notified() => sleep(REACTION).await,
+                    () = self.stirred() => sleep(REACTION).await,
                 }
             }
         };
@@ -122,7 +138,10 @@ impl World {
 
     /// Errors that hit all versions alike, from now on for a while.
     pub fn incident(&self, incident: Incident) {
-        self.change(|inner, now| inner.users.incident(incident, now));
+        self.change(|inner, now| {
+            let nodes = incident.nodes.map(|count| inner.some_nodes(count, now));
+            inner.users.incident(incident, nodes, now);
+        });
     }
 
     /// Another rate of requests a second, from now on.
@@ -160,9 +179,12 @@ impl World {
     /// The samples of a range selector, like `http_requests_total{code=~"5.."}[90s]`, at a time in ms since 1970. What is
     /// wrong with it is the error.
     pub fn query(&self, promql: &str, at_ms: i64) -> Result<Vec<Series>, String> {
-        let Expr::MatrixSelector(selector) = parser::parse(promql)? else {
-            return Err("only range selectors are answered here".to_owned());
-        };
+        let selector = SELECTORS.get(promql, || {
+            let Expr::MatrixSelector(selector) = parser::parse(promql)? else {
+                return Err("only range selectors are answered here".to_owned());
+            };
+            Ok(Arc::new(selector))
+        })?;
         let name = selector.vs.name.clone().unwrap_or_default();
         let matchers: &[Matcher] = &selector.vs.matchers.matchers;
         let range = i64::try_from(selector.range.as_millis()).unwrap_or(i64::MAX);
@@ -170,16 +192,27 @@ impl World {
         let inner = self.inner();
         let mut found = Vec::new();
         for ((namespace, pod), life) in &inner.workloads.pods {
-            let own = BTreeMap::from(
+            let (instance, job) = if name == pod::RESTARTS {
+                ("kube-state-metrics:8080", "kube-state-metrics")
+            } else {
+                (life.pod.address.as_str(), "pods")
+            };
+            let mut own = BTreeMap::from(
                 [
                     ("__name__", name.as_str()),
                     ("namespace", namespace),
                     ("pod", pod),
-                    ("instance", &life.pod.address),
-                    ("job", "pods"),
+                    ("instance", instance),
+                    ("job", job),
                 ]
                 .map(|(key, value)| (key.to_owned(), value.to_owned())),
             );
+            let missing = inner.setting.scrapes.missing.as_ref().filter(|_| life.lacks_label);
+            if name == pod::RESTARTS {
+                own.insert("container".to_owned(), life.container.clone());
+            } else if let Some(Missing { label, .. }) = missing {
+                own.remove(label);
+            }
             let holds = |labels: &BTreeMap<String, String>, matcher: &Matcher| {
                 matcher.is_match(labels.get(&matcher.name).map_or("", String::as_str))
             };
@@ -187,16 +220,17 @@ impl World {
             if !of_target.into_iter().all(|matcher| holds(&own, matcher)) {
                 continue;
             }
-            let series = pod::series(&life.pod, &name, |sample| {
-                sample.at > at_ms - range
-                    && sample.at <= at_ms
-                    && sample.visible <= now
-                    && sample.at > inner.forgotten
-            });
-            for Series { labels, samples } in series {
-                let labels: BTreeMap<String, String> = own.clone().into_iter().chain(labels).collect();
-                if !samples.is_empty() && matchers.iter().all(|matcher| holds(&labels, matcher)) {
-                    found.push(Series { labels, samples });
+            let since = inner.forgotten.max(at_ms - range);
+            let mut series =
+                pod::series(&life.pod, &name, since, |sample| sample.at <= at_ms && sample.visible <= now);
+            if let Some(Missing { label, .. }) = missing {
+                series = without(label, series);
+            }
+            for one in series {
+                let labels: BTreeMap<String, String> = own.clone().into_iter().chain(one.labels).collect();
+                let empty = one.samples.is_empty() && one.histograms.is_empty();
+                if !empty && matchers.iter().all(|matcher| holds(&labels, matcher)) {
+                    found.push(Series { labels, ..one });
                 }
             }
         }
@@ -221,15 +255,29 @@ impl World {
         self.server.inner.written.notify_one();
     }
 
+    /// Until there is something to look at before it is due.
+    async fn stirred(&self) {
+        loop {
+            self.server.inner.written.notified().await;
+            let seen = self.seen();
+            let inner = self.inner();
+            if seen != inner.seen || inner.due <= self.now() {
+                return;
+            }
+        }
+    }
+
+    fn seen(&self) -> [u64; 9] {
+        let state = self.server.state();
+        SEEN.map(|(group, plural)| state.store.last(&workloads::table(group, plural)))
+    }
+
     /// Does all that is due; gives when there is more.
     fn look(&self) -> Instant {
         let now = self.now();
         let inner = &mut *self.inner();
         inner.users.advance(&mut inner.workloads.pods, now);
-        let seen = {
-            let state = self.server.state();
-            SEEN.map(|(group, plural)| state.store.last(&workloads::table(group, plural)))
-        };
+        let seen = self.seen();
         if seen != inner.seen || now >= inner.due {
             inner.seen = seen;
             let look = Look { server: &self.server, setting: &inner.setting, seed: inner.seed, now };
@@ -238,7 +286,8 @@ impl World {
             if let Some(routing) = routing {
                 inner.users.follow(routing);
             }
-            inner.due = workloads.min(gateway);
+            let autoscalers = inner.autoscalers.look(&look, &inner.workloads.pods);
+            inner.due = workloads.min(gateway).min(autoscalers);
         }
         let next = inner.due.min(inner.users.next()).min(inner.scrape(now));
         let wait = u64::try_from(next.saturating_sub(now)).unwrap_or(0);
@@ -246,7 +295,33 @@ impl World {
     }
 }
 
+/// Series that differ in this label alone become one: their sum.
+fn without(label: &str, series: Vec<Series>) -> Vec<Series> {
+    let mut found: Vec<Series> = Vec::new();
+    for mut one in series {
+        one.labels.remove(label);
+        if let Some(same) = found.iter_mut().find(|same| same.labels == one.labels) {
+            let mut sums: BTreeMap<i64, f64> = same.samples.iter().copied().collect();
+            for (at, value) in one.samples {
+                *sums.entry(at).or_default() += value;
+            }
+            same.samples = sums.into_iter().collect();
+        } else {
+            found.push(one);
+        }
+    }
+    found
+}
+
 impl Inner {
+    /// So many nodes, by lot.
+    fn some_nodes(&self, count: u32, now: i64) -> BTreeSet<String> {
+        let lot = |node: &String| Random::of(self.seed, &format!("incident {now} {node}")).share();
+        let mut nodes = workloads::nodes(&self.setting.pods);
+        nodes.sort_by(|a, b| lot(a).total_cmp(&lot(b)));
+        nodes.into_iter().take(count as usize).collect()
+    }
+
     /// Scrapes all pods whose turn it is; gives when the next one's is.
     fn scrape(&mut self, now: i64) -> i64 {
         let scrapes = &self.setting.scrapes;

@@ -6,12 +6,15 @@ use std::collections::VecDeque;
 use davylamp_api::scalar::Duration;
 
 use super::Series;
+use super::native::Native;
 use super::random::Random;
-use crate::setting::Version;
+use crate::setting::{self, Memory, Version};
 
 /// Upper bounds of the buckets of latency, in seconds; one more has none.
 pub(super) const BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// What kube-state-metrics says of restarts.
+pub(super) const RESTARTS: &str = "kube_pod_container_status_restarts_total";
 /// Scrapes that are remembered: more than any query asks for.
 const REMEMBERED: usize = 1_000;
 
@@ -24,6 +27,10 @@ pub(super) struct Counters {
     /// Not cumulative.
     pub(super) buckets: [u64; BUCKETS.len() + 1],
     pub(super) seconds: f64,
+    /// Of each endpoint, if there are any: good and failed.
+    endpoints: Vec<(u64, u64)>,
+    /// Of the native histogram, if there is one.
+    native: Vec<u64>,
 }
 
 /// What one scrape saw.
@@ -35,6 +42,21 @@ pub(super) struct Sample {
     pub(super) counters: Counters,
     /// In bytes.
     pub(super) memory: f64,
+    /// None of the above is known while the process is down.
+    up: bool,
+    pub(super) restarts: u32,
+}
+
+/// An endpoint of a pod.
+#[derive(Debug)]
+struct Endpoint {
+    path: String,
+    share: f64,
+    dependency: Option<String>,
+    /// The chance of a request to fail, if that is more than anywhere else.
+    errors: f64,
+    /// Requests since the last draw that fail, in expectation.
+    failing: f64,
 }
 
 /// One pod from within.
@@ -52,6 +74,14 @@ pub(super) struct Pod {
     counters: Counters,
     /// Requests since the last draw, in expectation: all, and those that fail.
     expected: (f64, f64),
+    /// What came and failed since the last draw that was asked for, before the last restart.
+    before: (u64, u64),
+    endpoints: Vec<Endpoint>,
+    /// Which endpoint a request is for, and whether it fails there.
+    choices: Random,
+    native: Option<Native>,
+    /// How often its process began again, as its status says.
+    pub(super) restarts: u32,
     pub(super) samples: VecDeque<Sample>,
     pub(super) next_scrape: i64,
 }
@@ -75,9 +105,73 @@ impl Pod {
             started,
             counters: Counters::default(),
             expected: (0.0, 0.0),
+            before: (0, 0),
+            endpoints: Vec::new(),
+            choices: Random::of(0, ""),
+            native: None,
+            restarts: 0,
             samples: VecDeque::new(),
             next_scrape: i64::MAX,
         }
+    }
+
+    /// It serves these endpoints, and `/`.
+    pub(super) fn with_endpoints(mut self, endpoints: &[setting::Endpoint], choices: Random) -> Self {
+        if endpoints.is_empty() {
+            return self;
+        }
+        let sum: u32 = endpoints.iter().map(|endpoint| u32::from(endpoint.share.basis_points())).sum();
+        let whole = f64::from(sum.max(10_000));
+        let serve = |path: &str, share: f64, dependency: Option<&String>| Endpoint {
+            path: path.to_owned(),
+            share: share / whole,
+            dependency: dependency.cloned(),
+            errors: self.version.endpoints.get(path).map_or(0.0, |errors| errors.share()),
+            failing: 0.0,
+        };
+        let named = endpoints.iter().map(|endpoint| {
+            let share = f64::from(endpoint.share.basis_points());
+            serve(&endpoint.path, share, endpoint.dependency.as_ref())
+        });
+        let mut served: Vec<Endpoint> = named.collect();
+        let rest = serve("/", f64::from(10_000_u32.saturating_sub(sum)), None);
+        match served.iter_mut().find(|endpoint| endpoint.path == rest.path) {
+            Some(root) => root.share += rest.share,
+            None if rest.share > 0.0 => served.push(rest),
+            None => {}
+        }
+        self.endpoints = served;
+        self.choices = choices;
+        self
+    }
+
+    /// It serves a native histogram.
+    pub(super) fn with_native(mut self, random: Random) -> Self {
+        let Version { latency, latency_spread, .. } = self.version;
+        self.native = Some(Native::new(|bound| below(latency, latency_spread, bound), random));
+        self
+    }
+
+    /// Its process ends, and begins again at this time: all is counted anew.
+    pub(super) fn restart(&mut self, at: i64) {
+        self.before = self.draw();
+        self.counters = Counters::default();
+        self.started = at;
+    }
+
+    /// When its memory has reached the limit.
+    pub(super) fn full(&self) -> Option<i64> {
+        let Memory { start, growth, limit } = self.version.memory;
+        let room = limit? - start;
+        let minutes = if room > 0.0 { room / growth } else { 0.0 };
+        #[allow(clippy::cast_possible_truncation, reason = "a length of time, or the longest of all")]
+        (minutes >= 0.0).then(|| self.started.saturating_add((minutes * 60_000.0) as i64))
+    }
+
+    /// When a process that begins at this time ends for no reason that is known.
+    pub(super) fn breaks(&self, begins: i64, random: &mut Random) -> Option<i64> {
+        #[allow(clippy::cast_possible_truncation, reason = "a length of time")]
+        self.version.restarts.map(|r| begins + random.exponential(r.every.as_secs_f64() * 1_000.0) as i64)
     }
 
     /// The chance of a request to fail at this time, where nothing is wrong around it.
@@ -90,18 +184,38 @@ impl Pod {
         [cold, old, bad].into_iter().flatten().fold(errors.share(), |worst, e| worst.max(e.share()))
     }
 
-    /// So many requests are expected to have come around this time; `around` is the chance to fail for reasons beyond it.
-    pub(super) fn take(&mut self, requests: f64, at: i64, around: f64) {
-        let failing = 1.0 - (1.0 - self.errors(at)) * (1.0 - around);
+    /// Requests per second between the last two scrapes after `since`, if there were two.
+    pub(super) fn rate(&self, since: i64, now: i64) -> Option<f64> {
+        let mut seen =
+            self.samples.iter().rev().filter(|s| s.up && s.visible <= now).take_while(|s| s.at > since);
+        let (last, before) = (seen.next()?, seen.next()?);
+        let count = |sample: &Sample| sample.counters.buckets.iter().sum::<u64>();
+        // One that is smaller began at zero.
+        let came = count(last).checked_sub(count(before)).unwrap_or_else(|| count(last));
+        Some(as_f64(came) * 1_000.0 / as_f64((last.at - before.at).unsigned_abs()))
+    }
+
+    /// So many requests are expected to have come around this time; `around` is the chance to fail for reasons beyond it,
+    /// by what an endpoint needs.
+    pub(super) fn take(&mut self, requests: f64, at: i64, around: impl Fn(Option<&str>) -> f64) {
+        let failing = |errors: f64, around: f64| requests * (1.0 - (1.0 - errors) * (1.0 - around));
+        let errors = self.errors(at);
         self.expected.0 += requests;
-        self.expected.1 += requests * failing;
+        if self.endpoints.is_empty() {
+            self.expected.1 += failing(errors, around(None));
+        }
+        for endpoint in &mut self.endpoints {
+            let around = around(endpoint.dependency.as_deref());
+            endpoint.failing += endpoint.share * failing(errors.max(endpoint.errors), around);
+        }
     }
 
     /// Makes requests of what was expected; gives how many came and how many of them failed.
     pub(super) fn draw(&mut self) -> (u64, u64) {
         let (requests, failing) = std::mem::take(&mut self.expected);
+        let before = std::mem::take(&mut self.before);
         if requests <= 0.0 {
-            return (0, 0);
+            return before;
         }
         let mut came = 0;
         for (index, share) in self.latencies.into_iter().enumerate() {
@@ -111,15 +225,40 @@ impl Pod {
             }
             came += count;
             self.counters.seconds += as_f64(count) * middle(index);
+            if let Some(native) = &mut self.native {
+                native.count(&mut self.counters.native, index, count);
+            }
         }
-        let failed = self.random.binomial(came, failing / requests);
+        let failed = if self.endpoints.is_empty() {
+            self.random.binomial(came, failing / requests)
+        } else {
+            self.at_endpoints(came, requests)
+        };
         self.counters.failed += failed;
         self.counters.good += came - failed;
         let sign_ups = self.version.sign_ups.share();
         if sign_ups > 0.0 {
             self.counters.sign_ups += self.random.binomial(came - failed, sign_ups);
         }
-        (came, failed)
+        (before.0 + came, before.1 + failed)
+    }
+
+    /// Counts what came at each endpoint, of so many requests in expectation; gives how many failed.
+    fn at_endpoints(&mut self, came: u64, requests: f64) -> u64 {
+        let divided = self.choices.divide(came, self.endpoints.iter().map(|endpoint| endpoint.share));
+        let mut failed = 0;
+        self.counters.endpoints.resize(self.endpoints.len(), (0, 0));
+        for ((endpoint, counts), here) in
+            self.endpoints.iter_mut().zip(&mut self.counters.endpoints).zip(divided)
+        {
+            let expected = requests * endpoint.share;
+            let failing = std::mem::take(&mut endpoint.failing);
+            let bad = if here > 0 { self.choices.binomial(here, failing / expected) } else { 0 };
+            counts.0 += here - bad;
+            counts.1 += bad;
+            failed += bad;
+        }
+        failed
     }
 
     /// Remembers what a scrape sees now; a lost one sees nothing.
@@ -135,7 +274,8 @@ impl Pod {
         if self.samples.len() == REMEMBERED {
             self.samples.pop_front();
         }
-        self.samples.push_back(Sample { at, visible, counters: self.counters.clone(), memory });
+        let (counters, up) = (self.counters.clone(), at >= self.started);
+        self.samples.push_back(Sample { at, visible, counters, memory, up, restarts: self.restarts });
     }
 }
 
@@ -144,17 +284,18 @@ pub(super) const fn as_f64(count: u64) -> f64 {
     count as f64
 }
 
-/// The share of requests in each bucket, for a log-normal law.
+/// The share of requests that take less than this, in seconds, for a log-normal law.
+fn below(median: Duration, spread: f64, bound: f64) -> f64 {
+    let z = libm::log(bound / median.as_secs_f64().max(1e-6)) / spread.max(1e-3);
+    0.5 * libm::erfc(-z / std::f64::consts::SQRT_2)
+}
+
+/// The share of requests in each bucket.
 fn latencies(median: Duration, spread: f64) -> [f64; BUCKETS.len() + 1] {
-    let median = median.as_secs_f64().max(1e-6);
-    let below = |bound: f64| {
-        let z = libm::log(bound / median) / spread.max(1e-3);
-        0.5 * libm::erfc(-z / std::f64::consts::SQRT_2)
-    };
     let mut shares = [0.0; BUCKETS.len() + 1];
     let mut before = 0.0;
     for (share, bound) in shares.iter_mut().zip(BUCKETS.into_iter().map(Some).chain([None])) {
-        let up_to = bound.map_or(1.0, below);
+        let up_to = bound.map_or(1.0, |bound| below(median, spread, bound));
         *share = up_to - before;
         before = up_to;
     }
@@ -168,33 +309,58 @@ fn middle(index: usize) -> f64 {
     f64::midpoint(lower, upper)
 }
 
-/// The series of a pod with this name, with the labels that tell them apart, at times that `shown` admits.
-pub(super) fn series(pod: &Pod, name: &str, shown: impl Fn(&Sample) -> bool) -> Vec<Series> {
-    let samples: Vec<&Sample> = pod.samples.iter().filter(|sample| shown(sample)).collect();
-    let one = |label: Option<(&str, String)>, value: &dyn Fn(&Sample) -> Option<f64>| {
-        let labels = label.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+/// The series of a pod with this name, with the labels that tell them apart: what `shown` admits of the samples after `since`.
+pub(super) fn series(pod: &Pod, name: &str, since: i64, shown: impl Fn(&Sample) -> bool) -> Vec<Series> {
+    let first = pod.samples.partition_point(|sample| sample.at <= since);
+    let shown = pod.samples.range(first..).filter(|sample| shown(sample));
+    if name == RESTARTS {
+        let samples = shown.map(|s| (s.at, f64::from(s.restarts))).collect();
+        return vec![Series { samples, ..Series::default() }];
+    }
+    let samples: Vec<&Sample> = shown.filter(|sample| sample.up).collect();
+    let one = |labels: &[(&str, &str)], value: &dyn Fn(&Sample) -> Option<f64>| {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let samples = samples.iter().filter_map(|s| value(s).map(|value| (s.at, value))).collect();
-        Series { labels, samples }
+        Series { labels, samples, ..Series::default() }
     };
     let count = |n: u64| Some(as_f64(n));
+    // A counter that never counted is not there.
+    let counted = |n: u64| count(n).filter(|n| *n > 0.0);
     match name {
-        "http_requests_total" => vec![
-            one(Some(("code", "200".to_owned())), &|s| count(s.counters.good)),
-            // A counter that never counted is not there.
-            one(Some(("code", "500".to_owned())), &|s| count(s.counters.failed).filter(|n| *n > 0.0)),
+        "http_requests_total" if pod.endpoints.is_empty() => vec![
+            one(&[("code", "200")], &|s| count(s.counters.good)),
+            one(&[("code", "500")], &|s| counted(s.counters.failed)),
         ],
-        "signups_total" => vec![one(None, &|s| count(s.counters.sign_ups))],
-        "process_resident_memory_bytes" => vec![one(None, &|s| Some(s.memory))],
-        "http_request_duration_seconds_count" => {
-            vec![one(None, &|s| count(s.counters.buckets.iter().sum()))]
+        "http_requests_total" => {
+            let each = pod.endpoints.iter().enumerate().flat_map(|(index, Endpoint { path, .. })| {
+                let here = move |s: &Sample| s.counters.endpoints.get(index).copied().unwrap_or_default();
+                [
+                    one(&[("code", "200"), ("path", path.as_str())], &|s| counted(here(s).0)),
+                    one(&[("code", "500"), ("path", path.as_str())], &|s| counted(here(s).1)),
+                ]
+            });
+            each.collect()
         }
-        "http_request_duration_seconds_sum" => vec![one(None, &|s| Some(s.counters.seconds))],
+        "signups_total" => vec![one(&[], &|s| count(s.counters.sign_ups))],
+        "process_resident_memory_bytes" => vec![one(&[], &|s| Some(s.memory))],
+        "http_request_duration_seconds_count" => {
+            vec![one(&[], &|s| count(s.counters.buckets.iter().sum()))]
+        }
+        "http_request_duration_seconds_sum" => vec![one(&[], &|s| Some(s.counters.seconds))],
         "http_request_duration_seconds_bucket" => (0..=BUCKETS.len())
             .map(|last| {
                 let bound = BUCKETS.get(last).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
-                one(Some(("le", bound)), &|s| count(s.counters.buckets.iter().take(last + 1).sum()))
+                one(&[("le", bound.as_str())], &|s| count(s.counters.buckets.iter().take(last + 1).sum()))
             })
             .collect(),
+        "http_request_duration_seconds" => {
+            let of = |native: &Native| {
+                let histogram =
+                    |s: &&Sample| (s.at, native.histogram(&s.counters.native, s.counters.seconds));
+                Series { histograms: samples.iter().map(histogram).collect(), ..Series::default() }
+            };
+            pod.native.iter().map(of).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -231,7 +397,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_what_was_expected() {
         let mut pod = pod(Version { errors: percent(10), sign_ups: percent(50), ..Version::default() });
-        pod.take(100_000.0, 0, 0.5);
+        pod.take(100_000.0, 0, |_| 0.5);
         let (came, failed) = pod.draw();
         // Each within six standard deviations.
         assert!((98_100..=101_900).contains(&came), "{came}");
@@ -245,10 +411,10 @@ mod tests {
     #[test]
     fn a_failure_has_no_series_before_the_first() {
         let mut pod = pod(Version::default());
-        pod.take(10.0, 0, 0.0);
+        pod.take(10.0, 0, |_| 0.0);
         pod.draw();
         pod.scrape(1_000, 0.0, Duration::default());
-        let series = series(&pod, "http_requests_total", |_| true);
+        let series = series(&pod, "http_requests_total", 0, |_| true);
         let lengths: Vec<_> = series.iter().map(|one| (&one.labels["code"], one.samples.len())).collect();
         assert_eq!(lengths, [(&"200".to_owned(), 1), (&"500".to_owned(), 0)]);
     }

@@ -5,18 +5,19 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Binomial, Distribution, Exp1, Poisson};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+/// FNV-1a.
+pub(super) fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+}
+
 /// The numbers of one thing.
 #[derive(Clone, Debug)]
 pub(super) struct Random(Xoshiro256PlusPlus);
 
 impl Random {
     pub(super) fn of(seed: u64, thing: &str) -> Self {
-        // FNV-1a; the generator spreads the seed over its state.
-        let bytes = seed.to_le_bytes().into_iter().chain(thing.bytes());
-        let hash = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-        });
-        Self(Xoshiro256PlusPlus::seed_from_u64(hash))
+        // The generator spreads the seed over its state.
+        Self(Xoshiro256PlusPlus::seed_from_u64(hash(seed.to_le_bytes().into_iter().chain(thing.bytes()))))
     }
 
     /// Evenly from 0 to 1.
@@ -33,6 +34,22 @@ impl Random {
     /// Events among `trials`, each with the same probability.
     pub(super) fn binomial(&mut self, trials: u64, probability: f64) -> u64 {
         Binomial::new(trials, probability.clamp(0.0, 1.0)).map_or(0, |law| law.sample(&mut self.0))
+    }
+
+    /// So many things among kinds with these shares of the whole.
+    pub(super) fn divide(&mut self, count: u64, shares: impl ExactSizeIterator<Item = f64>) -> Vec<u64> {
+        let (mut left, mut rest, last) = (count, 1.0, shares.len().saturating_sub(1));
+        let here = |(index, share): (usize, f64)| {
+            let here = match left {
+                0 => 0,
+                _ if index == last => left,
+                _ => self.binomial(left, share / rest),
+            };
+            left -= here;
+            rest = f64::max(rest - share, f64::MIN_POSITIVE);
+            here
+        };
+        shares.enumerate().map(here).collect()
     }
 
     /// A length with this mean, exponentially distributed.

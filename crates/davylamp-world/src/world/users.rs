@@ -1,7 +1,7 @@
 //! Who sends requests, and where they arrive: [`Users`] follows the routing, keeps connections for a while, and counts what
 //! nobody answered. Time goes in intervals in which nothing changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::gateway::Routing;
 use super::random::Random;
@@ -13,18 +13,28 @@ use crate::store::Key;
 #[derive(Debug)]
 pub(super) struct Users {
     setting: setting::Users,
-    /// Where requests go now: with connections that are kept, not yet where the routing says.
     routing: Routing,
+    /// Where requests go now: with connections that are kept, not yet where the routing says. Has all its pods.
     shares: BTreeMap<Key, f64>,
     nowhere: f64,
-    /// Until when it lasts, and the chance to fail.
-    incidents: Vec<(i64, f64)>,
+    incidents: Vec<Trouble>,
     /// When the next burst begins.
     burst: i64,
     bursts: Random,
     reached: i64,
     unanswered: Random,
     pub(super) lost: u64,
+}
+
+/// What goes wrong around pods.
+#[derive(Debug)]
+struct Trouble {
+    until: i64,
+    /// The chance of a request to fail.
+    errors: f64,
+    /// Whom it concerns; absent: everybody.
+    dependency: Option<String>,
+    nodes: Option<BTreeSet<String>>,
 }
 
 impl Users {
@@ -49,13 +59,16 @@ impl Users {
         self.setting.requests_per_second = requests_per_second;
     }
 
-    pub(super) fn incident(&mut self, incident: Incident, now: i64) {
-        self.incidents.push((now + incident.last.millis(), incident.errors.share()));
+    /// These are the nodes that it is about, if it is not about all.
+    pub(super) fn incident(&mut self, incident: Incident, nodes: Option<BTreeSet<String>>, now: i64) {
+        let Incident { last, errors, dependency, nodes: _ } = incident;
+        let (until, errors) = (now + last.millis(), errors.share());
+        self.incidents.push(Trouble { until, errors, dependency, nodes });
     }
 
     /// When something changes by itself, in ms since 1970.
     pub(super) fn next(&self) -> i64 {
-        self.incidents.iter().map(|(until, _)| *until).min().unwrap_or(i64::MAX).min(self.burst)
+        self.incidents.iter().map(|trouble| trouble.until).min().unwrap_or(i64::MAX).min(self.burst)
     }
 
     /// Requests until now, in expectation; the routing is another one from now on, if one is given.
@@ -67,7 +80,14 @@ impl Users {
             #[allow(clippy::cast_precision_loss, reason = "a length of time")]
             let seconds = ms as f64 / 1_000.0;
             let requests = self.setting.requests_per_second * self.of_the_day(middle) * seconds;
-            let around = 1.0 - self.incidents.iter().fold(1.0, |good, (_, errors)| good * (1.0 - errors));
+            let incidents = &self.incidents;
+            let around = |node: &str, dependency: Option<&str>| {
+                let concerns = |trouble: &&Trouble| {
+                    trouble.nodes.as_ref().is_none_or(|nodes| nodes.contains(node))
+                        && (trouble.dependency.is_none() || trouble.dependency.as_deref() == dependency)
+                };
+                1.0 - incidents.iter().filter(concerns).fold(1.0, |good, t| good * (1.0 - t.errors))
+            };
             let kept = self.setting.keep_alive.as_secs_f64();
             // The mean over the interval, and the value at its end, of what falls to 0 with the time constant `kept`.
             let (mean, end) = if kept > 0.0 {
@@ -76,29 +96,32 @@ impl Users {
             } else {
                 (0.0, 0.0)
             };
-            let known: Vec<Key> = self.shares.keys().chain(self.routing.pods.keys()).cloned().collect();
             let mut unanswered = self.nowhere + (self.routing.nowhere - self.nowhere) * (1.0 - mean);
-            for key in known.into_iter().collect::<std::collections::BTreeSet<_>>() {
-                let to = self.routing.pods.get(&key).copied().unwrap_or(0.0);
-                let from = self.shares.get(&key).copied().unwrap_or(0.0);
-                let share = to + (from - to) * mean;
-                match pods.get_mut(&key).filter(|life| life.runs(now)) {
-                    Some(life) => life.pod.take(requests * share, middle, around),
+            let routing = &self.routing;
+            self.shares.retain(|key, from| {
+                let to = routing.pods.get(key).copied().unwrap_or(0.0);
+                let share = to + (*from - to) * mean;
+                match pods.get_mut(key).filter(|life| life.runs(now)) {
+                    Some(life) => {
+                        let around = |dependency: Option<&str>| around(&life.node, dependency);
+                        life.pod.take(requests * share, middle, around);
+                    }
                     None => unanswered += share,
                 }
-                self.shares.insert(key, to + (from - to) * end);
-            }
+                *from = to + (*from - to) * end;
+                to > 0.0 || *from > 1e-9
+            });
             self.nowhere = self.routing.nowhere + (self.nowhere - self.routing.nowhere) * end;
-            self.shares.retain(|_, share| *share > 1e-9);
             // Of a share below this, rounding is the reason.
             if unanswered > 1e-9 {
                 self.lost += self.unanswered.poisson(requests * unanswered);
             }
         }
-        self.incidents.retain(|(until, _)| *until > now);
+        self.incidents.retain(|trouble| trouble.until > now);
         if now >= self.burst {
             let bursts = &self.setting.bursts;
-            self.incidents.push((now + bursts.last.millis(), bursts.errors.share()));
+            let (until, errors) = (now + bursts.last.millis(), bursts.errors.share());
+            self.incidents.push(Trouble { until, errors, dependency: None, nodes: None });
             self.next_burst();
         }
     }

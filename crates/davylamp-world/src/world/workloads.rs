@@ -9,13 +9,15 @@ use davylamp_api::scalar::Percent;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::deployment::deployments;
 use super::pod::Pod;
 use super::random::Random;
 use crate::ApiServer;
 use crate::kinds::Table;
 use crate::server::write::text;
-use crate::setting::Setting;
+use crate::setting::{self, Setting};
 use crate::store::Key;
+use crate::walk::Walk;
 
 /// How a pod stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,16 @@ pub(super) struct Life {
     /// When its process runs, and when it is ready if nothing hinders it.
     runs_at: i64,
     ready_at: i64,
+    /// When and of what its process ends by itself; None: not drawn yet.
+    end: Option<(i64, End)>,
+    /// How often that happened, and the last time in the words of a status.
+    restarts: u32,
+    terminated: Value,
+    random: Random,
+    pub(super) container: String,
+    pub(super) node: String,
+    /// Its series lack a label.
+    pub(super) lacks_label: bool,
     /// When it ends, once it is asked to.
     stops_at: Option<i64>,
     /// Its node is away.
@@ -45,8 +57,27 @@ pub(super) struct Life {
     gone_at: Option<i64>,
 }
 
+/// Of what a process ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Memory,
+    Error,
+}
+
+impl End {
+    /// The reason in a status, and the code of the exit.
+    const fn words(self) -> (&'static str, i32) {
+        match self {
+            Self::Memory => ("OOMKilled", 137),
+            Self::Error => ("Error", 1),
+        }
+    }
+}
+
 /// For how long samples of pods that are gone are kept, in ms.
 const KEPT: i64 = 3_600_000;
+/// A process lasts so long at least, in ms: one that ends at once must not stop the time.
+const SHORTEST_LIFE: i64 = 1_000;
 
 impl Life {
     /// Whether its process takes requests.
@@ -55,6 +86,30 @@ impl Life {
             && self.stage.is_some_and(|stage| stage != Stage::Waiting)
             && now >= self.runs_at
             && !self.lost
+    }
+
+    /// When its process ends by itself, if it is not known to.
+    fn end(&mut self) -> (i64, End) {
+        *self.end.get_or_insert_with(|| {
+            let full = self.pod.full().map(|at| (at, End::Memory));
+            let breaks = self.pod.breaks(self.runs_at, &mut self.random).map(|at| (at, End::Error));
+            let first = full.into_iter().chain(breaks).min_by_key(|(at, _)| *at);
+            let (at, end) = first.unwrap_or((i64::MAX, End::Error));
+            (at.max(self.runs_at.saturating_add(SHORTEST_LIFE)), end)
+        })
+    }
+
+    /// Its process ends, and begins again as it began first.
+    fn restart(&mut self, end: End, look: &Look<'_>) {
+        let (reason, code) = end.words();
+        self.terminated = json!({"terminated": {
+            "reason": reason, "exitCode": code, "startedAt": time(self.runs_at), "finishedAt": time(look.now),
+        }});
+        // It is seen to be down, however quick.
+        let half = look.half_a_start(&mut self.random).max(1);
+        (self.runs_at, self.ready_at) = (look.now + half, look.now + 2 * half);
+        (self.end, self.restarts) = (None, self.restarts + 1);
+        self.pod.restart(self.runs_at);
     }
 }
 
@@ -75,20 +130,41 @@ pub(super) fn time(ms: i64) -> String {
     at.to_string()
 }
 
-fn key_of(object: &Value) -> Key {
+pub(super) fn key_of(object: &Value) -> Key {
     (text(object, "/metadata/namespace").to_owned(), text(object, "/metadata/name").to_owned())
 }
 
 /// Whether the labels of an object are these, and there are some.
-fn has_labels(object: &Value, wanted: Option<&Value>) -> bool {
+pub(super) fn has_labels(object: &Value, wanted: Option<&Value>) -> bool {
     let labels = object.pointer("/metadata/labels");
     wanted.and_then(Value::as_object).filter(|wanted| !wanted.is_empty()).is_some_and(|wanted| {
         wanted.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
     })
 }
 
-fn number(object: &Value, path: &str) -> Option<i64> {
-    object.pointer(path).and_then(Value::as_i64)
+pub(super) fn number(object: &Value, path: &str) -> Option<i64> {
+    object.path(path).and_then(Value::as_i64)
+}
+
+/// The owner that controls an object.
+pub(super) fn controller(object: &Value) -> Option<&Value> {
+    let references = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    references?.iter().find(|one| one["controller"] == true)
+}
+
+/// A condition for `reason` and with a message; what it was before says since when.
+pub(super) fn condition(
+    status: &Value,
+    type_: &str,
+    is: bool,
+    (reason, message): (&str, &str),
+    look: &Look<'_>,
+) -> Value {
+    let is = if is { "True" } else { "False" };
+    let before = status["conditions"].as_array().into_iter().flatten();
+    let same = before.into_iter().find(|c| c["type"] == type_ && c["status"] == is);
+    let since = same.map_or_else(|| time(look.now).into(), |c| c["lastTransitionTime"].clone());
+    json!({"type": type_, "status": is, "reason": reason, "message": message, "lastTransitionTime": since})
 }
 
 fn is_true(pod: &Value, condition: &str) -> Option<i64> {
@@ -110,12 +186,27 @@ impl Look<'_> {
     pub(super) fn write(&self, by: &str, method: &Method, path: &str, body: Value) {
         let _ = self.server.ask(by, method, path, body);
     }
+
+    /// Half of the time the image is pulled, half the process begins; each a fifth more or less. In ms.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+    fn half_a_start(&self, random: &mut Random) -> i64 {
+        (self.setting.pods.start.millis() as f64 * (0.4 + 0.2 * random.share())) as i64
+    }
+}
+
+/// The names of the nodes.
+pub(super) fn nodes(pods: &setting::Pods) -> Vec<String> {
+    pods.nodes.map_or_else(
+        || vec!["node".to_owned()],
+        |nodes| (1..=nodes.max(1)).map(|n| format!("node-{n}")).collect(),
+    )
 }
 
 impl Workloads {
     /// Does all that is due; gives when there is more, in ms since 1970.
     pub(super) fn look(&mut self, look: &Look<'_>) -> i64 {
         let mut next = self.kubelet(look);
+        next = next.min(deployments(look));
         next = next.min(replica_sets(look));
         endpoint_slices(look);
         next
@@ -194,6 +285,14 @@ impl Workloads {
                 life.runs_at = look.now + start;
                 life.ready_at = look.now + 2 * start;
             }
+            if look.now >= life.runs_at {
+                let (at, end) = life.end();
+                if look.now >= at {
+                    life.restart(end, look);
+                } else {
+                    next = next.min(at);
+                }
+            }
             let hindered = life.lost
                 || self.unready_images.contains(&life.pod.image)
                 || version(look.setting, &life.pod.image).never_ready;
@@ -227,25 +326,33 @@ fn version<'a>(setting: &'a Setting, image: &str) -> &'a crate::setting::Version
 fn born(look: &Look<'_>, object: &Value, number: u32) -> Life {
     let name = text(object, "/metadata/name");
     let image = text(object, "/spec/containers/0/image").to_owned();
-    let mut random = Random::of(look.seed, &format!("start {name}"));
-    // Half of the time the image is pulled, half the process begins; each a fifth more or less.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-    let half = (look.setting.pods.start.millis() as f64 * (0.4 + 0.2 * random.share())) as i64;
+    let of = |thing: &str| Random::of(look.seed, &format!("{thing} {name}"));
+    let half = look.half_a_start(&mut of("start"));
     let runs_at = look.now + half;
     let address = format!("10.{}.{}.{}", 64 + (number >> 16) % 64, (number >> 8) & 255, number & 255);
-    let pod = Pod::new(
-        image.clone(),
-        address,
-        version(look.setting, &image).clone(),
-        Random::of(look.seed, &format!("pod {name}")),
-        runs_at,
-    );
+    let Setting { users, scrapes, .. } = look.setting;
+    let version = version(look.setting, &image).clone();
+    let mut pod = Pod::new(image, address, version, of("pod"), runs_at)
+        .with_endpoints(&users.endpoints, of("endpoints"));
+    if scrapes.native_histograms {
+        pod = pod.with_native(of("native"));
+    }
     Life {
         pod,
         uid: text(object, "/metadata/uid").to_owned(),
         stage: None,
         runs_at,
         ready_at: runs_at + half,
+        end: None,
+        restarts: 0,
+        terminated: Value::Null,
+        random: of("restarts"),
+        container: text(object, "/spec/containers/0/name").to_owned(),
+        node: text(object, "/spec/nodeName").to_owned(),
+        lacks_label: scrapes
+            .missing
+            .as_ref()
+            .is_some_and(|missing| of("missing").share() < missing.share.share()),
         stops_at: None,
         lost: false,
         gone_at: None,
@@ -271,24 +378,34 @@ impl Life {
         let running = matches!(stage, Stage::Unready | Stage::Ready);
         let mut scheduled = condition("PodScheduled", stage != Stage::Waiting, "Unschedulable");
         if stage == Stage::Waiting {
-            scheduled["message"] = "0/1 nodes are available: 1 Too many pods.".into();
+            let nodes = nodes(&look.setting.pods).len();
+            scheduled["message"] = format!("0/{nodes} nodes are available: {nodes} Too many pods.").into();
         }
         let containers = object.pointer("/spec/containers").and_then(Value::as_array);
+        let restarted = self.restarts > 0;
+        // One that has ended is counted when it runs again.
+        self.pod.restarts = self.restarts - u32::from(restarted && !running);
         let container = |container: &Value| {
-            let doing = if running {
-                json!({"running": {"startedAt": time(self.runs_at)}})
-            } else {
-                json!({"waiting": {"reason": "ContainerCreating"}})
+            let doing = match (running, restarted) {
+                (true, _) => json!({"running": {"startedAt": time(self.runs_at)}}),
+                (false, true) => json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+                (false, false) => json!({"waiting": {"reason": "ContainerCreating"}}),
             };
-            json!({"name": container["name"], "image": container["image"], "imageID": "", "ready": ready,
-                   "started": running, "restartCount": 0, "state": doing})
+            let mut status = json!({
+                "name": container["name"], "image": container["image"], "imageID": "", "ready": ready,
+                "started": running, "restartCount": self.pod.restarts, "state": doing,
+            });
+            if restarted {
+                status["lastState"] = self.terminated.clone();
+            }
+            status
         };
         let statuses: Vec<Value> = containers.into_iter().flatten().map(container).collect();
         let mut status = json!({
-            "phase": if running { "Running" } else { "Pending" },
+            "phase": if running || restarted { "Running" } else { "Pending" },
             "conditions": [
                 scheduled,
-                condition("Initialized", running, "ContainersNotInitialized"),
+                condition("Initialized", running || restarted, "ContainersNotInitialized"),
                 condition("ContainersReady", ready, "ContainersNotReady"),
                 condition("Ready", ready, "ContainersNotReady"),
             ],
@@ -305,10 +422,13 @@ impl Life {
 fn replica_sets(look: &Look<'_>) -> i64 {
     let mut next = i64::MAX;
     let mut owned: BTreeMap<String, Vec<Arc<Value>>> = BTreeMap::new();
+    let mut load: BTreeMap<String, usize> =
+        nodes(&look.setting.pods).into_iter().map(|node| (node, 0)).collect();
     for pod in look.server.all(&table("", "pods")) {
-        let references = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let controls = |one: &&Value| one["controller"] == true;
-        if let Some(controller) = references.into_iter().flatten().find(controls) {
+        if let Some(load) = load.get_mut(text(&pod, "/spec/nodeName")) {
+            *load += 1;
+        }
+        if let Some(controller) = controller(&pod) {
             owned.entry(text(controller, "/uid").to_owned()).or_default().push(pod);
         }
     }
@@ -321,12 +441,21 @@ fn replica_sets(look: &Look<'_>) -> i64 {
         let mut living: Vec<Arc<Value>> =
             pods.into_iter().filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none()).collect();
         let wanted = usize::try_from(number(&set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
+        let mut taken: Vec<String> =
+            living.iter().map(|pod| text(pod, "/spec/nodeName").to_owned()).collect();
         for _ in living.len()..wanted {
+            // The node with the fewest pods of the set, then with the fewest of all.
+            let own = |node: &String| taken.iter().filter(|one| *one == node).count();
+            let Some((node, load)) = load.iter_mut().min_by_key(|(node, load)| (own(node), **load)) else {
+                break;
+            };
+            *load += 1;
+            taken.push(node.clone());
             look.write(
                 "replicaset-controller",
                 &Method::POST,
                 &format!("/api/v1/namespaces/{namespace}/pods"),
-                pod_of(&set),
+                pod_of(&set, node),
             );
         }
         if living.len() > wanted {
@@ -371,7 +500,7 @@ fn replica_sets(look: &Look<'_>) -> i64 {
     next
 }
 
-fn pod_of(set: &Value) -> Value {
+fn pod_of(set: &Value, node: &str) -> Value {
     let mut pod = set.pointer("/spec/template").cloned().unwrap_or_default();
     pod["apiVersion"] = "v1".into();
     pod["kind"] = "Pod".into();
@@ -380,7 +509,7 @@ fn pod_of(set: &Value) -> Value {
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set["metadata"]["name"], "uid": set["metadata"]["uid"],
         "controller": true, "blockOwnerDeletion": true,
     }]);
-    pod["spec"]["nodeName"] = "node".into();
+    pod["spec"]["nodeName"] = node.into();
     pod
 }
 
@@ -401,10 +530,11 @@ fn endpoint_slices(look: &Look<'_>) {
             .map(|pod| {
                 let ends = pod.pointer("/metadata/deletionTimestamp").is_some();
                 let ready = is_true(pod, "Ready").is_some();
+                let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("node");
                 json!({
                     "addresses": [pod["status"]["podIP"]],
                     "conditions": {"ready": ready && !ends, "serving": ready, "terminating": ends},
-                    "nodeName": "node",
+                    "nodeName": node,
                     "targetRef": {"kind": "Pod", "namespace": namespace, "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]},
                 })
             })

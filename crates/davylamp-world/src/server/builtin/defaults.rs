@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
+use crate::walk::Walk;
 
 /// Adds what a user may leave out.
 pub(crate) fn default(kind: &Kind, object: &mut Value) {
@@ -25,7 +26,7 @@ pub(crate) fn default(kind: &Kind, object: &mut Value) {
             set(object, "/spec", "revisionHistoryLimit", 10.into());
             set(object, "/spec", "progressDeadlineSeconds", 600.into());
             set(object, "/spec", "strategy", json!({"type": "RollingUpdate"}));
-            if object.pointer("/spec/strategy/type").is_some_and(|t| t == "RollingUpdate") {
+            if object.path("/spec/strategy/type").is_some_and(|t| t == "RollingUpdate") {
                 let rolling = json!({"maxSurge": "25%", "maxUnavailable": "25%"});
                 set(object, "/spec/strategy", "rollingUpdate", rolling);
             }
@@ -38,7 +39,7 @@ pub(crate) fn default(kind: &Kind, object: &mut Value) {
             }
         }
         ("", "Namespace") => {
-            let name = object.pointer("/metadata/name").cloned().unwrap_or_default();
+            let name = object.path("/metadata/name").cloned().unwrap_or_default();
             set(object, "/metadata", "labels", json!({}));
             set(object, "/metadata/labels", "kubernetes.io/metadata.name", name);
             set(object, "", "spec", json!({}));
@@ -52,8 +53,8 @@ pub(crate) fn default(kind: &Kind, object: &mut Value) {
 pub(crate) fn fill(kind: &Kind, object: &mut Value, number: u64) {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Service") => {
-            let headless = object.pointer("/spec/clusterIP").is_some_and(|ip| ip == "None");
-            let external = object.pointer("/spec/type").is_some_and(|type_| type_ == "ExternalName");
+            let headless = object.path("/spec/clusterIP").is_some_and(|ip| ip == "None");
+            let external = object.path("/spec/type").is_some_and(|type_| type_ == "ExternalName");
             if !external {
                 let ip = if headless {
                     "None".to_owned()
@@ -79,7 +80,7 @@ fn service(object: &mut Value) {
     set(object, "", "spec", json!({}));
     set(object, "/spec", "type", "ClusterIP".into());
     set(object, "/spec", "sessionAffinity", "None".into());
-    if object.pointer("/spec/type").is_some_and(|type_| type_ != "ExternalName") {
+    if object.path("/spec/type").is_some_and(|type_| type_ != "ExternalName") {
         set(object, "/spec", "internalTrafficPolicy", "Cluster".into());
     }
     for port in list(object, "/spec/ports") {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::kinds::Kind;
 use crate::refusal::{Problem, Wrong};
+use crate::walk::Walk;
 
 /// What is wrong with an object.
 pub(crate) fn problems(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Problem> {
@@ -27,17 +28,17 @@ pub(crate) fn problems(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Pro
 }
 
 fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
+    object.path(path).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn list<'a>(object: &'a Value, path: &str) -> impl Iterator<Item = (usize, &'a Value)> {
-    object.pointer(path).and_then(Value::as_array).into_iter().flatten().enumerate()
+    object.path(path).and_then(Value::as_array).into_iter().flatten().enumerate()
 }
 
 fn immutable(new: &Value, old: Option<&Value>, path: &str, field: &str, found: &mut Vec<Problem>) {
     let Some(old) = old else { return };
-    if new.pointer(path) != old.pointer(path) {
-        let value = new.pointer(path).cloned().unwrap_or_default();
+    if new.path(path) != old.path(path) {
+        let value = new.path(path).cloned().unwrap_or_default();
         found.push(Problem::invalid(field, value, "field is immutable"));
     }
 }
@@ -84,13 +85,13 @@ fn service(new: &Value, old: Option<&Value>, found: &mut Vec<Problem>) {
 }
 
 fn workload(new: &Value, old: Option<&Value>, found: &mut Vec<Problem>) {
-    if let Some(replicas) = new.pointer("/spec/replicas").and_then(Value::as_i64).filter(|r| *r < 0) {
+    if let Some(replicas) = new.path("/spec/replicas").and_then(Value::as_i64).filter(|r| *r < 0) {
         let detail = "must be greater than or equal to 0";
         found.push(Problem::invalid("spec.replicas", replicas.into(), detail));
     }
-    let selector = new.pointer("/spec/selector");
+    let selector = new.path("/spec/selector");
     let wanted = selector.and_then(|s| s.get("matchLabels")).and_then(Value::as_object);
-    let labels = new.pointer("/spec/template/metadata/labels");
+    let labels = new.path("/spec/template/metadata/labels");
     if selector.is_none() {
         found.push(Problem::required("spec.selector", ""));
     } else if selector.is_some_and(|s| *s == json!({})) {
@@ -102,7 +103,7 @@ fn workload(new: &Value, old: Option<&Value>, found: &mut Vec<Problem>) {
         let detail = "`selector` does not match template `labels`";
         found.push(Problem::invalid("spec.template.metadata.labels", value, detail));
     }
-    pod_spec(new.pointer("/spec/template/spec"), "spec.template.spec", found);
+    pod_spec(new.path("/spec/template/spec"), "spec.template.spec", found);
     let policy = text(new, "/spec/template/spec/restartPolicy");
     if !policy.is_empty() && policy != "Always" {
         found.push(Problem {
@@ -206,7 +207,7 @@ fn endpoint_slice(new: &Value, old: Option<&Value>, found: &mut Vec<Problem>) {
 }
 
 fn lease(new: &Value, found: &mut Vec<Problem>) {
-    let number = |field: &str| new.pointer(&format!("/spec/{field}")).and_then(Value::as_i64);
+    let number = |field: &str| new.path(&format!("/spec/{field}")).and_then(Value::as_i64);
     if let Some(seconds) = number("leaseDurationSeconds").filter(|seconds| *seconds <= 0) {
         found.push(Problem::invalid("spec.leaseDurationSeconds", seconds.into(), "must be greater than 0"));
     }
