@@ -119,8 +119,7 @@ async fn ask(
     let answer = timeout(limits.timeout(), api.query(&wanted.source, text, until))
         .await
         .map_err(|_| QueryError::Timeout)??;
-    if let Some(warning) = answer.warnings.first() {
-        tracing::info!(source = wanted.query.source, warning, query = text, "the source warns");
+    if answer.partial {
         return Err(QueryError::Partial);
     }
     let pods: BTreeSet<_> =

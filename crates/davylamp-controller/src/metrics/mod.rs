@@ -79,8 +79,8 @@ impl MetricsApi for Counted {
 pub struct Answer {
     /// In no particular order.
     pub series: Vec<Series>,
-    /// What the source says about its own answer: something may be missing in it.
-    pub warnings: Vec<String>,
+    /// The source says that something may be missing in it.
+    pub partial: bool,
 }
 
 /// A series and its samples.
@@ -174,7 +174,9 @@ pub enum QueryError {
     )]
     TooManySamples(usize),
     /// The source says that a part of the data is missing.
-    #[error("answered with warnings, so a part of the data may be missing; the controller's log has them")]
+    #[error(
+        "answered with a warning, so a part of the data may be missing: ask it for the metric by hand to read that"
+    )]
     Partial,
     /// The selector cannot be used.
     #[error(transparent)]

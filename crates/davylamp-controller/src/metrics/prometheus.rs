@@ -11,7 +11,8 @@ use davylamp_api::source::Limits;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use reqwest::{StatusCode, Url};
-use serde::{Deserialize, Deserializer, de};
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use super::access::{Access, Addresses, Pass, exchange};
 use super::{Answer, MetricsApi, Network, QueryError, Series};
@@ -114,15 +115,12 @@ fn answer(status: StatusCode, body: &[u8]) -> Result<Answer, QueryError> {
         Some(_) | None => return Err(QueryError::NotPrometheus),
     }
     let full: Full = serde_json::from_slice(body).map_err(|_| QueryError::NotPrometheus)?;
-    let mut warnings = outline.warnings.unwrap_or_default();
-    if outline.is_partial {
-        warnings.push("isPartial".to_owned());
-    }
     let series = full.data.result.into_iter().map(|one| Series {
         labels: one.metric,
         samples: one.values.into_iter().map(|Sample(at, value)| (at, value)).collect(),
     });
-    Ok(Answer { series: series.collect(), warnings })
+    let partial = outline.is_partial || outline.warnings.is_some_and(|warnings| !warnings.is_empty());
+    Ok(Answer { series: series.collect(), partial })
 }
 
 /// Only words that are known to be Prometheus' own are repeated.
@@ -147,7 +145,7 @@ struct Outline {
     status: Status,
     data: Option<OutlineData>,
     error_type: Option<String>,
-    warnings: Option<Vec<String>>,
+    warnings: Option<Vec<IgnoredAny>>,
     /// `VictoriaMetrics` says so when a storage node did not answer.
     #[serde(default)]
     is_partial: bool,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::HOST;
-use reqwest::{Certificate, Client, ClientBuilder, Identity, RequestBuilder, StatusCode, Url, redirect};
+use reqwest::{Certificate, Client, Identity, RequestBuilder, StatusCode, Url, redirect};
 
 use super::kept::Kept;
 use super::network::{Addresses, RefusedAddress, Resolver};
@@ -30,10 +30,13 @@ pub(super) struct Trust {
     pub(super) server_name: Option<String>,
 }
 
-/// What a client is made for: how to trust, and where the server is if it has another name in its certificate.
+/// What a client is made for.
 #[derive(PartialEq)]
 struct Purpose {
     trust: Trust,
+    /// For http, not https.
+    plain: bool,
+    /// Where the server is, if it has another name in its certificate.
     host: Option<String>,
 }
 
@@ -54,11 +57,12 @@ impl Clients {
         if host(&url).parse().is_ok_and(|address: IpAddr| !self.addresses.allow(address)) {
             return Err(QueryError::RefusedAddress);
         }
+        let plain = url.scheme() == "http";
         let Some(name) = &trust.server_name else {
-            return Ok(self.client(trust, None).await?.post(url));
+            return Ok(self.client(trust, plain, None).await?.post(url));
         };
         // The name of the certificate stands in the URL, and the resolver knows better.
-        let client = self.client(trust, Some(host(&url).to_owned())).await?;
+        let client = self.client(trust, plain, Some(host(&url).to_owned())).await?;
         let asked = url.host_str().unwrap_or_default();
         let asked = url.port().map_or_else(|| asked.to_owned(), |port| format!("{asked}:{port}"));
         if url.set_host(Some(name)).is_err() || host(&url).parse::<IpAddr>().is_ok() {
@@ -67,10 +71,10 @@ impl Clients {
         Ok(client.post(url).header(HOST, asked))
     }
 
-    async fn client(&self, trust: &Trust, host: Option<String>) -> Result<Client, QueryError> {
-        let purpose = Purpose { trust: trust.clone(), host: host.clone() };
-        let resolver = Resolver { addresses: self.addresses.clone(), host };
-        self.kept.get(purpose, false, |_| async { Ok((build(trust, resolver)?, KEPT)) }).await
+    async fn client(&self, trust: &Trust, plain: bool, host: Option<String>) -> Result<Client, QueryError> {
+        let resolver = Resolver { addresses: self.addresses.clone(), host: host.clone() };
+        let purpose = Purpose { trust: trust.clone(), plain, host };
+        self.kept.get(purpose, false, |_| async { Ok((build(trust, plain, resolver)?, KEPT)) }).await
     }
 }
 
@@ -79,39 +83,41 @@ fn host(url: &Url) -> &str {
     url.host_str().unwrap_or_default().trim_matches(['[', ']'])
 }
 
-fn build(trust: &Trust, resolver: Resolver) -> Result<Client, QueryError> {
+fn build(trust: &Trust, plain: bool, resolver: Resolver) -> Result<Client, QueryError> {
     let Trust { authorities, identity, server_name: _ } = trust;
+    let certificates = match authorities {
+        Some(authorities) => {
+            let certificates = Certificate::from_pem_bundle(authorities.show().as_bytes());
+            Some(certificates.ok().filter(|certificates| !certificates.is_empty()).ok_or(NO_AUTHORITY)?)
+        }
+        // Those of the system are not needed, and an image need not have any.
+        None if plain => Some(Vec::new()),
+        None => None,
+    };
     let resolver = Arc::new(resolver);
-    let builder = || -> Result<ClientBuilder, QueryError> {
-        let mut builder = Client::builder()
+    let builder = || {
+        let builder = Client::builder()
             .user_agent(concat!("davylamp/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(redirect::Policy::none())
             // Whatever the environment says.
             .no_proxy()
             .dns_resolver(Arc::clone(&resolver));
-        if let Some(authorities) = authorities {
-            let certificates = Certificate::from_pem_bundle(authorities.show().as_bytes());
-            let certificates = certificates.ok().filter(|certificates| !certificates.is_empty());
-            builder = builder.tls_certs_only(certificates.ok_or(NO_AUTHORITY)?);
+        match &certificates {
+            Some(certificates) => builder.tls_certs_only(certificates.clone()),
+            None => builder,
         }
-        if let Some(identity) = identity {
-            builder =
-                builder.identity(Identity::from_pem(identity.show().as_bytes()).map_err(|_| NO_IDENTITY)?);
-        }
-        Ok(builder)
     };
-    builder()?.build().or_else(|error| {
-        if authorities.is_some() {
-            return Err(if identity.is_some() { NO_IDENTITY } else { NO_AUTHORITY });
-        }
-        // An image without certificates can still ask a source in the cluster by plain HTTP.
-        tracing::warn!(%error, "no certificates of authorities found: sources cannot be asked by https");
-        builder()?.tls_certs_only([]).build().map_err(|_| NO_IDENTITY)
-    })
+    let unknown = if authorities.is_some() { NO_AUTHORITY } else { NO_SYSTEM };
+    let client = builder().build().map_err(|_| unknown)?;
+    let Some(identity) = identity else { return Ok(client) };
+    let identity = Identity::from_pem(identity.show().as_bytes()).map_err(|_| NO_IDENTITY)?;
+    builder().identity(identity).build().map_err(|_| NO_IDENTITY)
 }
 
 const NO_AUTHORITY: QueryError = QueryError::Tls("tls.ca holds no certificate that can be read");
+const NO_SYSTEM: QueryError =
+    QueryError::Tls("the controller's image knows no authorities: write that of its certificate in tls.ca");
 const NO_IDENTITY: QueryError = QueryError::Tls("tls.clientCertificate holds no certificate with its key");
 
 /// Sends the request and reads no more than so many bytes of the answer.

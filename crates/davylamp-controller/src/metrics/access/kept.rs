@@ -54,7 +54,8 @@ impl<K: PartialEq, V: Clone> Kept<K, V> {
         {
             return reading.value.clone();
         }
-        let before = entry.take().and_then(|reading| reading.value.ok());
+        // It stays in its place: whoever asks may be given up in the middle.
+        let before = entry.as_ref().and_then(|reading| reading.value.clone().ok());
         let answer = read(before).await;
         let now = Instant::now();
         let (value, good) = match answer {
@@ -114,6 +115,17 @@ mod tests {
         assert_eq!(reads.get(), 1);
         tokio::time::advance(SOONEST).await;
         assert_eq!((get().await, reads.get()), (Err(QueryError::Timeout), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_outlives_who_gives_up() {
+        let kept = Kept::default();
+        assert_eq!(kept.get("a", false, |_| async { Ok((1, MINUTE)) }).await, Ok(1));
+        tokio::time::advance(MINUTE).await;
+        let stuck = kept.get("a", false, |_| std::future::pending());
+        assert!(tokio::time::timeout(SOONEST, stuck).await.is_err());
+        let next = kept.get("a", false, |before| async move { Ok((before.unwrap_or_default() + 1, MINUTE)) });
+        assert_eq!(next.await, Ok(2));
     }
 
     #[tokio::test(start_paused = true)]

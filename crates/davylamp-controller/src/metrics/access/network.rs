@@ -22,7 +22,7 @@ pub struct Network {
 }
 
 /// Not one of them is where metrics are kept.
-const REFUSED: [Network; 18] = [
+const REFUSED: [Network; 20] = [
     // This host, in several words.
     v4([0, 0, 0, 0], 8),
     v4([127, 0, 0, 0], 8),
@@ -34,12 +34,13 @@ const REFUSED: [Network; 18] = [
     // Multicast, reserved, broadcast.
     v4([224, 0, 0, 0], 4),
     v4([240, 0, 0, 0], 4),
-    // This host again, and IPv4 in four ways that no name server has a reason to give.
+    // This host again, and IPv4 in five ways that no name server has a reason to give.
     v6(0, 96),
     v6(0xffff << 32, 96),
     v6(0xffff << 48, 96),
     v6(0x2001 << 112, 32),
     v6(0x2002 << 112, 16),
+    v6(0x0064_ff9b_0001 << 80, 48),
     // Link-local, site-local, multicast.
     v6(0xfe80 << 112, 10),
     v6(0xfec0 << 112, 10),
@@ -47,10 +48,11 @@ const REFUSED: [Network; 18] = [
     // Metadata of clouds.
     v6(0xfd00_0ec2 << 96, 32),
     v6((0xfd20_00ce << 96) | 0x254, 128),
+    v6((0xfd00_0042 << 96) | 0x42, 128),
 ];
 
 /// IPv4 behind a translator, which may be the only way out of a cluster: what counts is the address inside.
-const TRANSLATED: [Network; 2] = [v6(0x0064_ff9b << 96, 96), v6(0x0064_ff9b_0001 << 80, 48)];
+const TRANSLATED: Network = v6(0x0064_ff9b << 96, 96);
 
 const fn v4(address: [u8; 4], prefix: u8) -> Network {
     let [a, b, c, d] = address;
@@ -134,7 +136,7 @@ impl Addresses {
 
 fn refused(address: IpAddr) -> bool {
     let inside = match address {
-        IpAddr::V6(v6) if TRANSLATED.iter().any(|network| network.contains(address)) => {
+        IpAddr::V6(v6) if TRANSLATED.contains(address) => {
             let [.., a, b, c, d] = v6.octets();
             IpAddr::from([a, b, c, d])
         }
@@ -208,6 +210,7 @@ mod tests {
             "ff02::1",
             "fd00:ec2::254",
             "fd20:ce::254",
+            "fd00:42::42",
             "64:ff9b::169.254.169.254",
             "64:ff9b:1::127.0.0.1",
         ] {

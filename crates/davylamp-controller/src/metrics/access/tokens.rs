@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use davylamp_api::source::OAuth2;
+use reqwest::header::HeaderValue;
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
@@ -106,7 +107,8 @@ fn token(status: StatusCode, body: &[u8]) -> Result<(Hidden, Duration), TokenErr
     }
     let Answer { access_token, token_type, expires_in } =
         serde_json::from_slice(body).map_err(|_| TokenError::NotToken)?;
-    if !token_type.eq_ignore_ascii_case("bearer") || access_token.is_empty() {
+    let sendable = !access_token.is_empty() && HeaderValue::from_str(&access_token).is_ok();
+    if !token_type.eq_ignore_ascii_case("bearer") || !sendable {
         return Err(TokenError::NotToken);
     }
     // Some write the number as a text.
@@ -142,6 +144,7 @@ mod tests {
             "{}",
             r#"{"access_token":"","token_type":"bearer"}"#,
             r#"{"access_token":"t","token_type":"mac"}"#,
+            r#"{"access_token":"a\nb","token_type":"bearer"}"#,
         ] {
             assert_eq!(token(StatusCode::OK, body.as_bytes()), Err(TokenError::NotToken), "{body}");
         }

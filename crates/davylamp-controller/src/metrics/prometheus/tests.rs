@@ -61,7 +61,7 @@ async fn answers(status: u16, body: impl Into<String>) -> Result<Answer, QueryEr
 }
 
 #[tokio::test]
-async fn asks_by_post_and_reads_series_and_warnings() {
+async fn asks_by_post_and_reads_series() {
     let echo = |request: Request| async move {
         let form = axum::body::to_bytes(request.into_body(), 10_000).await.unwrap();
         let matrix = json!([
@@ -70,12 +70,12 @@ async fn asks_by_post_and_reads_series_and_warnings() {
             {"metric": {}, "histograms": [[1, {"count": "1"}]]},
         ]);
         let data = json!({"resultType": "matrix", "result": matrix});
-        json!({"status": "success", "data": data, "warnings": ["w"], "infos": ["i"]}).to_string()
+        json!({"status": "success", "data": data, "warnings": [], "infos": ["i"]}).to_string()
     };
     let mut source = serve(Router::new().route("/prom/api/v1/query", post(echo))).await;
     source.url.push_str("/prom/");
     let answer = ask(&source).await.unwrap();
-    assert_eq!(answer.warnings, ["w"]);
+    assert!(!answer.partial);
     assert_eq!(answer.series[0].labels["pod"], "a");
     let samples = &answer.series[0].samples;
     assert_eq!((samples[0], samples[1].0), ((1_700_000_000_500, 1.0), 1_700_000_001_000));
@@ -88,9 +88,13 @@ async fn asks_by_post_and_reads_series_and_warnings() {
 }
 
 #[tokio::test]
-async fn a_partial_answer_warns() {
-    let body = r#"{"status":"success","isPartial":true,"data":{"resultType":"matrix","result":[]}}"#;
-    assert_eq!(answers(200, body).await.unwrap().warnings, ["isPartial"]);
+async fn a_partial_answer_is_told() {
+    for (said, partial) in
+        [(r#""isPartial":true"#, true), (r#""warnings":["w"]"#, true), (r#""infos":["i"]"#, false)]
+    {
+        let body = format!(r#"{{"status":"success",{said},"data":{{"resultType":"matrix","result":[]}}}}"#);
+        assert_eq!(answers(200, body).await.unwrap().partial, partial, "{said}");
+    }
 }
 
 #[tokio::test]

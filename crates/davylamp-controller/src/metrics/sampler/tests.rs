@@ -74,11 +74,11 @@ impl MetricsApi for FakeSource {
                     .filter(|&(at, _)| at <= at_ms)
                     .collect(),
             };
-            let mut answer = Answer { series: vec![one("a", "200")], warnings: Vec::new() };
+            let mut answer = Answer { series: vec![one("a", "200")], partial: false };
             match behaviour {
                 Behaviour::Answers => {}
                 Behaviour::Refuses => return Err(QueryError::Http(401)),
-                Behaviour::Warns => answer.warnings.push("one store did not answer".to_owned()),
+                Behaviour::Warns => answer.partial = true,
                 Behaviour::NeverAnswers => std::future::pending().await,
                 Behaviour::TakesSeconds(seconds) => sleep(Duration::from_secs(seconds)).await,
                 Behaviour::Floods => answer.series = (0..51).map(|n| one("a", &n.to_string())).collect(),
@@ -389,7 +389,7 @@ async fn doubtful_answers_are_failures() {
     scene.sampler.want(&key("c"), Some(wrong));
     scene.until(102).await;
     let text = |namespace| scene.sampler.samples(&key(namespace)).unwrap().failing.clone().unwrap().1;
-    assert!(text("a").contains("answered with warnings"), "{}", text("a"));
+    assert!(text("a").contains("answered with a warning"), "{}", text("a"));
     assert_eq!(
         text("b"),
         "metric ratio: MetricSource wide: 51 series of 1 pods, more than 50 a pod: record `sum without (code) \

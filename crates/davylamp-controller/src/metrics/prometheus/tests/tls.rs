@@ -118,7 +118,8 @@ async fn a_server_is_recognised_by_its_authority() {
     let server = authorities.serve("127.0.0.1", false);
     let unknown =
         QueryError::Tls("its certificate is signed by an unknown authority: write that one in tls.ca");
-    assert_eq!(ask(&server.source(None)).await, Err(unknown.clone()));
+    // The system's own authorities, if it has any, have not signed it.
+    assert!(matches!(ask(&server.source(None)).await, Err(QueryError::Tls(_))));
     assert_eq!(ask(&server.source(Some(Authorities::new().tls()))).await, Err(unknown));
     assert_eq!(ask(&server.source(Some(authorities.tls()))).await, Ok(Answer::default()));
 
