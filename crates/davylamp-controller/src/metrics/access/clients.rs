@@ -171,7 +171,8 @@ fn broken(error: &reqwest::Error) -> QueryError {
 fn distrust(error: &rustls::Error) -> &'static str {
     use rustls::CertificateError as Bad;
     if let rustls::Error::InvalidCertificate(bad) = error {
-        return if matches!(bad, Bad::UnknownIssuer) {
+        // The signature is bad where another authority has the same name.
+        return if matches!(bad, Bad::UnknownIssuer | Bad::BadSignature) {
             "its certificate is signed by an unknown authority: write that one in tls.ca"
         } else if matches!(bad, Bad::NotValidForName | Bad::NotValidForNameContext { .. }) {
             "its certificate is for another name: write that one in tls.serverName"

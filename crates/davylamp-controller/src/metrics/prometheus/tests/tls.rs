@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 
 use davylamp_api::source::{Authority, SecretKey, Tls};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
@@ -22,8 +22,9 @@ struct Authorities {
 }
 
 impl Authorities {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         Self { certificate: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
@@ -114,13 +115,16 @@ fn answer_one(config: &Arc<ServerConfig>, tcp: &mut TcpStream) -> std::io::Resul
 
 #[tokio::test]
 async fn a_server_is_recognised_by_its_authority() {
-    let authorities = Authorities::new();
+    let authorities = Authorities::new("ours");
     let server = authorities.serve("127.0.0.1", false);
     let unknown =
         QueryError::Tls("its certificate is signed by an unknown authority: write that one in tls.ca");
     // The system's own authorities, if it has any, have not signed it.
     assert!(matches!(ask(&server.source(None)).await, Err(QueryError::Tls(_))));
-    assert_eq!(ask(&server.source(Some(Authorities::new().tls()))).await, Err(unknown));
+    for name in ["theirs", "ours"] {
+        let others = Authorities::new(name).tls();
+        assert_eq!(ask(&server.source(Some(others))).await, Err(unknown.clone()), "{name}");
+    }
     assert_eq!(ask(&server.source(Some(authorities.tls()))).await, Ok(Answer::default()));
 
     let vault = Vault::default();
@@ -139,7 +143,7 @@ async fn a_server_is_recognised_by_its_authority() {
 
 #[tokio::test]
 async fn a_server_may_have_another_name_in_its_certificate() {
-    let authorities = Authorities::new();
+    let authorities = Authorities::new("ours");
     let server = authorities.serve("metrics.example", false);
     let error = ask(&server.source(Some(authorities.tls()))).await.unwrap_err();
     assert_eq!(
@@ -162,7 +166,7 @@ async fn a_server_may_have_another_name_in_its_certificate() {
 
 #[tokio::test]
 async fn a_server_may_want_a_certificate() {
-    let authorities = Authorities::new();
+    let authorities = Authorities::new("ours");
     let server = authorities.serve("127.0.0.1", true);
     let error = ask(&server.source(Some(authorities.tls()))).await.unwrap_err();
     let wanted = "it breaks off: does it want a certificate, in tls.clientCertificate?";
@@ -173,7 +177,7 @@ async fn a_server_may_want_a_certificate() {
     let tls = Tls { client_certificate: Some("client".to_owned()), ..authorities.tls() };
     let source = server.source(Some(tls));
     let ask = || api.query(&source, "up[5m]", 0);
-    let (stranger, key) = Authorities::new().sign("davylamp", ExtendedKeyUsagePurpose::ClientAuth);
+    let (stranger, key) = Authorities::new("theirs").sign("davylamp", ExtendedKeyUsagePurpose::ClientAuth);
     vault.put("client", &[("tls.crt", &stranger.pem()), ("tls.key", &key.serialize_pem())]);
     assert_eq!(ask().await, Err(QueryError::Tls(wanted)));
 
