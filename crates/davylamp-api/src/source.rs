@@ -117,7 +117,7 @@ pub struct Tls {
 /// Certificates of authorities, as PEM.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.pem) != has(self.secret)").message("spec.tls.ca: write either pem or secret"))]
+#[x_kube(validation = Rule::new("has(self.pem) != has(self.secret)").message("tls.ca: write either pem or secret"))]
 pub struct Authority {
     /// The certificates themselves.
     #[schemars(length(max = 65536))]

@@ -39,7 +39,7 @@ struct RunArguments {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, env = "DAVYLAMP_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// The namespace of the Lease, and of the Secrets that MetricSources name.
+    /// The namespace of the Lease, and of the Secrets that a `MetricSource` names.
     #[arg(long, env = "POD_NAMESPACE", default_value = "davylamp-system")]
     namespace: String,
     /// The name of the Lease.
@@ -54,8 +54,8 @@ struct RunArguments {
     /// Rollouts that are worked on at once.
     #[arg(long, env = "DAVYLAMP_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
-    /// Ranges of loopback, link-local or metadata addresses at which metrics may be asked for, as in 127.0.0.0/8,::1/128.
-    /// Without this they are refused, whatever a MetricSource says; all other addresses are allowed.
+    /// Ranges of loopback, link-local or metadata addresses at which metrics may be asked for, such as
+    /// `127.0.0.0/8,::1/128`. Others of their kind are refused, whatever a `MetricSource` says; all else is allowed.
     #[arg(long, env = "DAVYLAMP_ALLOW_ADDRESSES", value_delimiter = ',')]
     allow_addresses: Vec<Network>,
     /// What is logged, as in "info" or "debug,hyper=warn".

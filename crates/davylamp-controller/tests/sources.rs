@@ -1,4 +1,4 @@
-//! The MetricSources in the guide are what the API server takes.
+//! Each `MetricSource` in the guide is what the API server takes.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;

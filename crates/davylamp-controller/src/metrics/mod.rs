@@ -114,7 +114,7 @@ pub enum QueryError {
     Tls(&'static str),
     /// A secret cannot be used.
     #[error(transparent)]
-    Secret(#[from] SecretError),
+    Secret(Box<SecretError>),
     /// There is no token to ask with.
     #[error("no token from spec.authentication.oauth2.tokenUrl: {0}")]
     Token(#[from] TokenError),

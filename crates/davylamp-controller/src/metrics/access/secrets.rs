@@ -88,7 +88,7 @@ impl Secrets {
 
     pub(super) fn error(&self, at: &SecretKey, problem: &'static str) -> QueryError {
         let SecretKey { name, key } = at.clone();
-        QueryError::Secret(SecretError { namespace: self.namespace.clone(), name, key, problem })
+        QueryError::Secret(Box::new(SecretError { namespace: self.namespace.clone(), name, key, problem }))
     }
 
     async fn read(

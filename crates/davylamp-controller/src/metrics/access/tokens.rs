@@ -114,7 +114,7 @@ fn token(status: StatusCode, body: &[u8]) -> Result<(Hidden, Duration), TokenErr
     // Some write the number as a text.
     let seconds = expires_in.and_then(|value| value.as_u64().or_else(|| value.as_str()?.parse().ok()));
     let life = seconds.map_or(UNSAID, Duration::from_secs).min(LONGEST);
-    Ok((Hidden::new(access_token), life - BEFORE_END.min(life / 10)))
+    Ok((Hidden::new(access_token), life.saturating_sub(BEFORE_END.min(life / 10))))
 }
 
 #[cfg(test)]

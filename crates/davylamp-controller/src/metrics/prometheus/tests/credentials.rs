@@ -84,9 +84,9 @@ fn at(name: &str, key: &str) -> SecretKey {
     SecretKey { name: name.to_owned(), key: key.to_owned() }
 }
 
-fn bearer(name: &str, key: &str) -> Option<Authentication> {
+fn bearer(name: &str, key: &str) -> Authentication {
     let bearer = Some(Bearer { token: at(name, key) });
-    Some(Authentication { bearer, ..Authentication::default() })
+    Authentication { bearer, ..Authentication::default() }
 }
 
 pub(super) async fn later(seconds: u64) {
@@ -113,7 +113,7 @@ async fn each_way_to_ask_reaches_the_server() {
     assert_eq!(api.query(&by_name, "up[5m]", 0).await, Ok(Answer::default()));
     assert_eq!(server.last("authorization").as_deref(), Some("Basic bWU6cGFzcw=="));
 
-    let by_token = MetricSourceSpec { authentication: bearer("tokens", "token"), ..open.clone() };
+    let by_token = MetricSourceSpec { authentication: Some(bearer("tokens", "token")), ..open.clone() };
     assert_eq!(api.query(&by_token, "up[5m]", 0).await, Ok(Answer::default()));
     assert_eq!(server.last("authorization").as_deref(), Some("Bearer abc"));
 
@@ -139,7 +139,7 @@ async fn a_secret_is_read_again_when_it_is_refused() {
     vault.put("tokens", &[("token", "one")]);
     server.take("Bearer one");
     let source =
-        MetricSourceSpec { authentication: bearer("tokens", "token"), ..serve(server.router()).await };
+        MetricSourceSpec { authentication: Some(bearer("tokens", "token")), ..serve(server.router()).await };
     let api = api_of(vault.client(), local());
     let ask = || api.query(&source, "up[5m]", 0);
     assert_eq!((ask().await, ask().await, vault.asked()), (Ok(Answer::default()), Ok(Answer::default()), 1));
@@ -180,7 +180,7 @@ async fn what_cannot_be_used_is_named_by_secret_and_key() {
         ("broken", "token", "the API server did not give it"),
         ("../configmaps/a", "token", "that is no name of a secret"),
     ] {
-        let source = MetricSourceSpec { authentication: bearer(name, key), ..server.clone() };
+        let source = MetricSourceSpec { authentication: Some(bearer(name, key)), ..server.clone() };
         let error = api_of(vault.client(), local()).query(&source, "up[5m]", 0).await.unwrap_err();
         assert_eq!(error.to_string(), format!("key {key} of secret davylamp-system/{name}: {problem}"));
         assert!(!format!("{error:?}").contains(VALUE), "{error:?}");
@@ -213,7 +213,7 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    fn authentication(&self) -> Option<Authentication> {
+    fn authentication(&self) -> Authentication {
         let client = OAuth2 {
             token_url: self.url.clone(),
             client_id: "davy lamp".to_owned(),
@@ -222,7 +222,7 @@ impl Endpoint {
             parameters: Some([("audience".to_owned(), "https://mimir".to_owned())].into()),
             tls: None,
         };
-        Some(Authentication { oauth2: Some(client), ..Authentication::default() })
+        Authentication { oauth2: Some(client), ..Authentication::default() }
     }
 
     fn asked(&self) -> usize {
@@ -241,7 +241,7 @@ async fn a_token_is_asked_for_once_and_replaced_before_its_end_or_when_it_is_ref
     vault.put("client", &[("secret", "s/cret")]);
     let endpoint = endpoint(token).await;
     let source =
-        MetricSourceSpec { authentication: endpoint.authentication(), ..serve(server.router()).await };
+        MetricSourceSpec { authentication: Some(endpoint.authentication()), ..serve(server.router()).await };
     let api = api_of(vault.client(), local());
     let ask = || api.query(&source, "up[5m]", 0);
     server.take("Bearer token-1");
@@ -284,8 +284,10 @@ async fn why_there_is_no_token_is_said_without_the_answer() {
         ),
     ] {
         let endpoint = endpoint(move |_| (status, body.to_owned())).await;
-        let source =
-            MetricSourceSpec { authentication: endpoint.authentication(), ..source("http://192.0.2.1") };
+        let source = MetricSourceSpec {
+            authentication: Some(endpoint.authentication()),
+            ..source("http://192.0.2.1")
+        };
         let error =
             api_of(vault.client(), local()).query(&source, "up[5m]", 0).await.unwrap_err().to_string();
         assert!(error.starts_with("no token from spec.authentication.oauth2.tokenUrl: "), "{error}");
@@ -293,7 +295,8 @@ async fn why_there_is_no_token_is_said_without_the_answer() {
         assert_eq!(endpoint.asked(), 1);
     }
     let huge = endpoint(|_| (200, " ".repeat(1 << 20))).await;
-    let source = MetricSourceSpec { authentication: huge.authentication(), ..source("http://192.0.2.1") };
+    let source =
+        MetricSourceSpec { authentication: Some(huge.authentication()), ..source("http://192.0.2.1") };
     let error = api_of(vault.client(), local()).query(&source, "up[5m]", 0).await.unwrap_err();
     assert!(error.to_string().ends_with("its answer holds no bearer token"), "{error}");
 }
@@ -309,7 +312,7 @@ async fn nothing_that_is_hidden_shows_in_a_log() {
     let endpoint =
         endpoint(|_| (200, json!({"access_token": VALUE, "token_type": "Bearer"}).to_string())).await;
     for authentication in [
-        Some(Authentication { basic, ..Authentication::default() }),
+        Authentication { basic, ..Authentication::default() },
         bearer("all", "password"),
         endpoint.authentication(),
     ] {
@@ -317,7 +320,7 @@ async fn nothing_that_is_hidden_shows_in_a_log() {
         let source = MetricSourceSpec {
             tls: Some(tls.clone()),
             headers: Some(vec![secret.clone()]),
-            authentication,
+            authentication: Some(authentication),
             ..source("https://192.0.2.1")
         };
         let pass = api.access.pass(&source, false).await.unwrap();
