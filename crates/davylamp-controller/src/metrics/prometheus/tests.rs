@@ -153,9 +153,17 @@ async fn an_endless_body_is_cut() {
     let error = ask(&source).await.unwrap_err();
     assert_eq!(error, QueryError::TooLarge(4 << 20));
     assert!(error.to_string().starts_with("answered more than 4 MiB"), "{error}");
-    let limits = Some(Limits { body_mib: Some(1), ..Limits::default() });
-    let less = MetricSourceSpec { limits, ..source };
-    assert_eq!(ask(&less).await, Err(QueryError::TooLarge(1 << 20)));
+}
+
+#[tokio::test]
+async fn a_body_may_be_as_large_as_the_source_says() {
+    let most = 1 << 20;
+    for (size, taken) in [(most, Ok(Answer::default())), (most + 1, Err(QueryError::TooLarge(most)))] {
+        let padded = post(move || async move { EMPTY.to_owned() + &" ".repeat(size - EMPTY.len()) });
+        let source = serve(Router::new().route("/api/v1/query", padded)).await;
+        let limits = Some(Limits { body_mib: Some(1), ..Limits::default() });
+        assert_eq!(ask(&MetricSourceSpec { limits, ..source }).await, taken, "{size}");
+    }
 }
 
 #[tokio::test]
