@@ -72,6 +72,8 @@ impl Controller {
         let child = Command::new(program("davylamp-controller")?)
             .args(["run", "--listen", &address, "--name", name, "--lease-seconds", "10"])
             .args(["--log", "info,davylamp_controller=debug"])
+            // Prometheus, and what stands in for it, is on this host.
+            .args(["--allow-addresses", "127.0.0.0/8"])
             .env("KUBECONFIG", &kubeconfig)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

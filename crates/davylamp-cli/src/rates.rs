@@ -166,7 +166,7 @@ impl<'a> Prometheus<'a> {
         // There is one already when this is not the first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
-            api: PrometheusApi::new()?,
+            api: PrometheusApi::of_terminal(),
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
             asked: serde_json::from_value(json!({"url": url, "allowedNamespaces": []}))?,
             labels,
@@ -180,7 +180,8 @@ impl<'a> Prometheus<'a> {
     fn read(&self, metric: &MetricPlan) -> Result<Counted> {
         let Self { labels, namespace, name, window, .. } = self;
         let url = &self.asked.url;
-        let selector = |text: &str| of_workload(text, labels, namespace, name, window.millis());
+        let selector =
+            |text: &str| of_workload(text, labels, namespace, name).map(|bound| bound.over(window.millis()));
         let (events, total) = (selector(&metric.query.events)?, selector(&metric.query.total)?);
         let increase = |selector: &str| {
             self.increase(selector).with_context(|| format!("--prometheus {url}: {}", metric.name))
@@ -215,7 +216,7 @@ impl<'a> Prometheus<'a> {
         })?;
         let sum =
             answer.series.iter().flat_map(|series| &series.samples).map(|(_, value)| *value).sum::<f64>();
-        Ok(Increase { sum: if sum.is_finite() { sum } else { 0.0 }, partial: !answer.warnings.is_empty() })
+        Ok(Increase { sum: if sum.is_finite() { sum } else { 0.0 }, partial: answer.partial })
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use davylamp_controller::clock::Clock;
-use davylamp_controller::metrics::PrometheusApi;
+use davylamp_controller::metrics::{Network, PrometheusApi};
 use davylamp_controller::telemetry::{LogFormat, init_logging};
 use davylamp_controller::{Config, leader, reconcile, run};
 use tokio::net::TcpListener;
@@ -39,7 +39,7 @@ struct RunArguments {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, env = "DAVYLAMP_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// The namespace of the Lease.
+    /// The namespace of the Lease, and of the Secrets that a `MetricSource` names.
     #[arg(long, env = "POD_NAMESPACE", default_value = "davylamp-system")]
     namespace: String,
     /// The name of the Lease.
@@ -54,6 +54,10 @@ struct RunArguments {
     /// Rollouts that are worked on at once.
     #[arg(long, env = "DAVYLAMP_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
+    /// Ranges of loopback, link-local or metadata addresses at which metrics may be asked for, such as
+    /// `127.0.0.0/8,::1/128`. Others of their kind are refused, whatever a `MetricSource` says; all else is allowed.
+    #[arg(long, env = "DAVYLAMP_ALLOW_ADDRESSES", value_delimiter = ',')]
+    allow_addresses: Vec<Network>,
     /// What is logged, as in "info" or "debug,hyper=warn".
     #[arg(long, env = "DAVYLAMP_LOG", default_value = "info")]
     log: String,
@@ -113,6 +117,7 @@ async fn run_controller(arguments: RunArguments) -> anyhow::Result<()> {
         format!("{} cannot be listened on: choose another with --listen", arguments.listen)
     })?;
     let lease = Duration::from_secs(arguments.lease_seconds);
+    let metrics = PrometheusApi::new(client.clone(), arguments.namespace.clone(), arguments.allow_addresses);
     let config = Config {
         namespace: arguments.namespace,
         lease: arguments.lease,
@@ -125,8 +130,7 @@ async fn run_controller(arguments: RunArguments) -> anyhow::Result<()> {
         call_limit: Duration::from_secs(5),
         concurrency: arguments.concurrency,
     };
-    let metrics = Arc::new(PrometheusApi::new().context("no client for metrics")?);
-    run(client, clock, metrics, listener, config, shutdown()).await?;
+    run(client, clock, Arc::new(metrics), listener, config, shutdown()).await?;
     Ok(())
 }
 

@@ -41,7 +41,7 @@ impl Prometheus {
         // The controller reads no native histograms.
         let series = series.into_iter().filter(|one| !one.samples.is_empty());
         let series = series.map(|one| Series { labels: one.labels, samples: one.samples });
-        Ok(Answer { series: series.collect(), warnings: Vec::new() })
+        Ok(Answer { series: series.collect(), partial: false })
     }
 }
 

@@ -95,7 +95,10 @@ async fn what_the_schema_admits_can_be_read() -> Result<()> {
         "template": rollout()["spec"]["template"],
         "service": "shop", "services": {"stable": "a", "canary": "b"},
         "strategy": {"canary": {"steps": [step]}, "traffic": [{"gatewayAPI": {"routes": [route]}}]},
-        "url": "http://prometheus:9090", "podLabel": "pod", "namespaceLabel": "namespace",
+        "url": "https://prometheus:9090", "podLabel": "pod", "namespaceLabel": "namespace",
+        "ca": {"pem": ""}, "authentication": {"oauth2": {"tokenUrl": "https://login/token", "clientId": "a",
+        "clientSecret": {"name": "a", "key": "b"}, "scopes": ["a"], "parameters": {"key": "b"}, "tls": {}}},
+        "headers": [{"name": "X-A", "secret": {"name": "a", "key": "b"}}], "header": "X-Scope-OrgID",
         "verb": "promote", "hash": "0",
     });
     let mut tried = 0;
@@ -346,20 +349,6 @@ fn broken() -> Vec<(Value, &'static str)> {
             "spec.analysis.source: name the MetricSource that holds the metrics",
         ),
     ];
-    let source = |field: &str, value: Value| {
-        let mut source = source();
-        source["spec"][field] = value;
-        source
-    };
-    let url = "spec.url: write the base address without user, query or fragment, like http://prometheus.monitoring:9090";
-    for wrong in
-        ["prometheus:9090", "http://me:secret@prometheus", "http://prometheus?a=b", "http://prometheus#x"]
-    {
-        broken.push((source("url", json!(wrong)), url));
-    }
-    let namespaces = "spec.allowedNamespaces: list the namespaces that may use this source, or write [\"*\"]";
-    broken.push((source("allowedNamespaces", json!([])), namespaces));
-    broken.push((source("scrapeInterval", json!("15")), DURATION));
     let action = |spec: Value| {
         let mut action = action();
         action["spec"] = spec;
@@ -372,7 +361,83 @@ fn broken() -> Vec<(Value, &'static str)> {
     broken.push((action(json!({"verb": "promote", "run": "shop-2-1"})), step));
     let promote = "spec.full and spec.step: only the verb promote takes them";
     broken.push((action(json!({"verb": "abort", "run": "shop-2-1", "full": true})), promote));
+    broken.extend(broken_sources());
     broken
+}
+
+fn broken_sources() -> Vec<(Value, &'static str)> {
+    let broken = |rule: &'static str, changes: Value| {
+        let mut source = source();
+        source["spec"]["url"] = json!("https://prometheus");
+        for (field, value) in changes.as_object().into_iter().flatten() {
+            source["spec"][field] = value.clone();
+        }
+        (source, rule)
+    };
+    let key = json!({"name": "a", "key": "b"});
+    let bearer = json!({"token": key});
+    let oauth2 = |url: &str| json!({"tokenUrl": url, "clientId": "a", "clientSecret": key});
+    let mut tls_by_http = oauth2("http://login/token");
+    tls_by_http["tls"] = json!({});
+    let plain = "http://prometheus";
+    let url = "spec.url: write the base address without user, query or fragment, like http://prometheus.monitoring:9090";
+    let https = "spec.url: write https://, for credentials can be read on the way; or accept that with insecureCredentials: true";
+    let ca = "tls.ca: write either pem or secret";
+    let one = "spec.authentication: write one of basic, bearer and oauth2";
+    let token = "spec.authentication.oauth2.tokenUrl: write an address without user or fragment, like https://login.example.com/oauth2/token";
+    let value = "spec.headers[]: write either value or secret";
+    let header =
+        "spec.headers[].name: this one is the controller's own; credentials stand in spec.authentication";
+    let timeout = "spec.limits.timeout: write a duration from 1s to 1m";
+    let mut all = vec![
+        broken(
+            "spec.allowedNamespaces: list the namespaces that may use this source, or write [\"*\"]",
+            json!({"allowedNamespaces": []}),
+        ),
+        broken(DURATION, json!({"scrapeInterval": "15"})),
+        broken(
+            "spec.tls: it is used with https only: write spec.url with https://",
+            json!({"url": plain, "tls": {}}),
+        ),
+        broken(ca, json!({"tls": {"ca": {}}})),
+        broken(ca, json!({"tls": {"ca": {"pem": "", "secret": key}}})),
+        broken(https, json!({"url": plain, "authentication": {"bearer": bearer}})),
+        broken(https, json!({"url": plain, "headers": [{"name": "X-A", "secret": key}]})),
+        broken(
+            https,
+            json!({"url": plain, "authentication": {"bearer": bearer}, "insecureCredentials": false}),
+        ),
+        broken(
+            "spec.authentication.oauth2.tokenUrl: write https://, for credentials can be read on the way; or accept that with insecureCredentials: true",
+            json!({"authentication": {"oauth2": oauth2("http://login/token")}}),
+        ),
+        broken(
+            "spec.authentication.oauth2.tls: it is used with https only: write tokenUrl with https://",
+            json!({"insecureCredentials": true, "authentication": {"oauth2": tls_by_http}}),
+        ),
+        broken(token, json!({"authentication": {"oauth2": oauth2("https://me@login/token")}})),
+        broken(token, json!({"authentication": {"oauth2": oauth2("login/token")}})),
+        broken(one, json!({"authentication": {}})),
+        broken(one, json!({"authentication": {"bearer": bearer, "oauth2": oauth2("https://login")}})),
+        broken(value, json!({"headers": [{"name": "X-A"}]})),
+        broken(value, json!({"headers": [{"name": "X-A", "value": "a", "secret": key}]})),
+        broken(
+            "spec.tenant.header: this one is the controller's own; write one like X-Scope-OrgID",
+            json!({"tenant": {"header": "Host", "value": "a"}}),
+        ),
+        broken(timeout, json!({"limits": {"timeout": "500ms"}})),
+        broken(timeout, json!({"limits": {"timeout": "1h"}})),
+    ];
+    for wrong in
+        ["prometheus:9090", "http://me:secret@prometheus", "http://prometheus?a=b", "http://prometheus#x"]
+    {
+        all.push(broken(url, json!({"url": wrong})));
+    }
+    for name in ["host", "Authorization", "Content-Length", "TE", "proxy-authorization", "Transfer-Encoding"]
+    {
+        all.push(broken(header, json!({"headers": [{"name": name, "value": "a"}]})));
+    }
+    all
 }
 
 fn rollout() -> Value {

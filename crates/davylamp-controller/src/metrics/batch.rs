@@ -6,21 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use davylamp_engine::RatioQuery;
 use davylamp_engine::observed::Samples;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
 use super::increments::{TARGET_LABELS, Window, increments};
 use super::sampler::Wanted;
-use super::scope::{Scope, scoped};
-use super::{MetricsApi, QUERY_TIMEOUT, QueryError, Series};
+use super::scope::{Bound, Scope, bind};
+use super::{MetricsApi, QueryError, Series};
 
 const AT_ONCE: usize = 2;
-pub(super) const MOST_SERIES_A_POD: usize = 50;
-const MOST_SAMPLES: usize = 500_000;
 
 /// Which metric could not be read, and why.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) source: String,
     pub(super) metric: String,
@@ -38,10 +37,35 @@ fn memory(scrape_interval_ms: i64) -> i64 {
     (scrape_interval_ms.saturating_mul(5) / 2).max(5_000)
 }
 
+/// What is asked for each metric: its events and its total.
+pub(super) type Texts = BTreeMap<String, (Bound, Bound)>;
+
+/// Writes what is asked, once for many times.
+pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> {
+    let Wanted { query, source } = wanted;
+    let scope = Scope {
+        namespace_label: source.namespace_label(),
+        namespace,
+        pod_label: source.pod_label(),
+        pods: &query.pods,
+        enforced: source.enforced_label.as_ref(),
+    };
+    let of_metric = |(metric, ratio): (&String, &RatioQuery)| {
+        let failed = |error| Failure {
+            source: query.source.clone(),
+            metric: metric.clone(),
+            error: QueryError::Selector(error),
+        };
+        let bind = |selector: &str| bind(selector, &scope).map_err(failed);
+        Ok((metric.clone(), (bind(&ratio.events)?, bind(&ratio.total)?)))
+    };
+    query.metrics.iter().map(of_metric).collect()
+}
+
 /// The increments of all metrics after `since`, up to `until`.
 pub(super) async fn fetch(
     api: &dyn MetricsApi,
-    namespace: &str,
+    texts: &Result<Texts, Failure>,
     wanted: &Wanted,
     until: i64,
 ) -> Result<Samples, Failure> {
@@ -62,28 +86,21 @@ pub(super) async fn fetch(
         return Ok(samples);
     }
 
-    let scope = Scope {
-        namespace_label: source.namespace_label(),
-        namespace,
-        pod_label: source.pod_label(),
-        pods: &query.pods,
-    };
+    let texts = texts.as_ref().map_err(Clone::clone)?;
+    let most = source.limits().samples();
     let range = until.saturating_sub(query.since).saturating_add(window.memory);
     // Owned: a stream of borrowed items is not `Send` for every lifetime.
-    let mut texts = BTreeMap::new();
+    let mut questions = BTreeMap::new();
     let mut pairs = Vec::new();
-    for (metric, ratio) in &query.metrics {
-        let text = |selector: &str| {
-            scoped(selector, &scope, range).map_err(|error| failed(metric, QueryError::Selector(error)))
-        };
-        let (events, total) = (text(&ratio.events)?, text(&ratio.total)?);
+    for (metric, (events, total)) in texts {
+        let (events, total) = (events.over(range), total.over(range));
         for text in [&events, &total] {
-            texts.entry(text.clone()).or_insert_with(|| metric.clone());
+            questions.entry(text.clone()).or_insert_with(|| metric.clone());
         }
         pairs.push((metric, events, total));
     }
 
-    let answers = stream::iter(texts)
+    let answers = stream::iter(questions)
         .map(|(text, metric)| async move {
             let series = ask(api, wanted, &text, until).await.map_err(|error| failed(&metric, error))?;
             Ok((text, metric, series))
@@ -92,8 +109,8 @@ pub(super) async fn fetch(
     let (answers, _) = answers
         .try_fold((BTreeMap::new(), 0), |(mut answers, mut count), (text, metric, series)| async move {
             count += series.iter().map(|one| one.samples.len()).sum::<usize>();
-            if count > MOST_SAMPLES {
-                return Err(failed(&metric, QueryError::TooManySamples(MOST_SAMPLES)));
+            if count > most {
+                return Err(failed(&metric, QueryError::TooManySamples(most)));
             }
             answers.insert(text, series);
             Ok((answers, count))
@@ -115,19 +132,20 @@ async fn ask(
     text: &str,
     until: i64,
 ) -> Result<Vec<Series>, QueryError> {
-    let answer = timeout(QUERY_TIMEOUT, api.query(&wanted.source, text, until))
+    let limits = wanted.source.limits();
+    let answer = timeout(limits.timeout(), api.query(&wanted.source, text, until))
         .await
         .map_err(|_| QueryError::Timeout)??;
-    if let Some(warning) = answer.warnings.first() {
-        tracing::info!(source = wanted.query.source, warning, query = text, "the source warns");
+    if answer.partial {
         return Err(QueryError::Partial);
     }
     let pods: BTreeSet<_> =
         answer.series.iter().map(|one| one.labels.get(wanted.source.pod_label())).collect();
     let (pods, series) = (pods.len(), answer.series.len());
-    if series > pods.saturating_mul(MOST_SERIES_A_POD) {
+    let most = limits.series_per_pod();
+    if series > pods.saturating_mul(most) {
         let label = widest(&answer.series, wanted);
-        return Err(QueryError::TooManySeries { series, pods, label });
+        return Err(QueryError::TooManySeries { series, pods, most, label });
     }
     Ok(answer.series)
 }

@@ -1,8 +1,10 @@
 //! From the counters of a metric source to increments: what the engine is told of the metrics of a Rollout.
 //!
 //! [`sampler`] decides when to ask, `batch` asks for all metrics of a Rollout at once, [`scope`] writes what is asked,
-//! [`prometheus`] carries it, [`increments`] folds the answers. Nothing here decides anything about a Rollout.
+//! [`prometheus`] carries it with what `access` knows of the source, [`increments`] folds the answers. Nothing here decides
+//! anything about a Rollout.
 
+mod access;
 mod batch;
 pub mod increments;
 pub mod prometheus;
@@ -12,20 +14,17 @@ pub mod scope;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use davylamp_api::MetricSourceSpec;
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 
+pub use self::access::{Network, NoNetwork, SecretError, TokenError};
 pub use self::prometheus::PrometheusApi;
 pub use self::sampler::{Sampler, Wanted};
 use self::scope::ScopeError;
 use crate::telemetry::Telemetry;
-
-/// After this a query is given up.
-pub const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers instant queries.
 pub trait MetricsApi: Send + Sync {
@@ -80,8 +79,8 @@ impl MetricsApi for Counted {
 pub struct Answer {
     /// In no particular order.
     pub series: Vec<Series>,
-    /// What the source says about its own answer: something may be missing in it.
-    pub warnings: Vec<String>,
+    /// The source says that something may be missing in it.
+    pub partial: bool,
 }
 
 /// A series and its samples.
@@ -103,12 +102,27 @@ pub enum QueryError {
     #[error("cannot be reached: {0}")]
     Unreachable(String),
     /// It took too long.
-    #[error("did not answer within {} s", QUERY_TIMEOUT.as_secs())]
+    #[error("did not answer within spec.limits.timeout")]
     Timeout,
-    /// It sends the reader elsewhere.
+    /// It is where nobody's metrics are.
     #[error(
-        "answered with a redirect (HTTP {0}), which is not followed: write the final address in spec.url"
+        "is at a loopback, link-local or metadata address, which is refused: if that is meant, list it in --allow-addresses of the controller"
     )]
+    RefusedAddress,
+    /// There was no connection that can be trusted.
+    #[error("is not trusted: {0}")]
+    Tls(&'static str),
+    /// A secret cannot be used.
+    #[error(transparent)]
+    Secret(Box<SecretError>),
+    /// There is no token to ask with.
+    #[error("no token from spec.authentication.oauth2.tokenUrl: {0}")]
+    Token(#[from] TokenError),
+    /// A header cannot be sent.
+    #[error("no such header can be sent: correct spec.headers and spec.tenant")]
+    Header,
+    /// It sends the reader elsewhere.
+    #[error("answered with a redirect (HTTP {0}), which is not followed: write the final address")]
     Redirect(u16),
     /// It refuses the query.
     #[error("refused the query: {kind} (HTTP {status})")]
@@ -118,8 +132,11 @@ pub enum QueryError {
         /// The kind of error in Prometheus' own words.
         kind: &'static str,
     },
+    /// The credentials are not good enough.
+    #[error("answered HTTP {0}: it wants other credentials than spec.authentication and spec.tenant give")]
+    Unauthorized(u16),
     /// Something refuses the request before any query is read.
-    #[error("answered HTTP {0}: is the URL that of Prometheus, and may it be asked without credentials?")]
+    #[error("answered HTTP {0}: is the URL that of Prometheus?")]
     Http(u16),
     /// The body is no JSON.
     #[error("answered {}, not JSON: is the URL that of Prometheus?", if *.html { "HTML" } else { "something" })]
@@ -140,12 +157,14 @@ pub enum QueryError {
     )]
     TooLarge(usize),
     /// There are too many series.
-    #[error("{series} series of {pods} pods, more than {} a pod: {}", batch::MOST_SERIES_A_POD, narrower(.label.as_deref()))]
+    #[error("{series} series of {pods} pods, more than {most} a pod: {}", narrower(.label.as_deref()))]
     TooManySeries {
         /// How many there are.
         series: usize,
         /// Of so many pods.
         pods: usize,
+        /// How many a pod may have.
+        most: usize,
         /// The label with the most values.
         label: Option<String>,
     },
@@ -155,7 +174,9 @@ pub enum QueryError {
     )]
     TooManySamples(usize),
     /// The source says that a part of the data is missing.
-    #[error("answered with warnings, so a part of the data may be missing; the controller's log has them")]
+    #[error(
+        "answered with a warning, so a part of the data may be missing: ask it for the metric by hand to read that"
+    )]
     Partial,
     /// The selector cannot be used.
     #[error(transparent)]
@@ -173,8 +194,14 @@ impl QueryError {
             Self::Address => "InvalidAddress",
             Self::Unreachable(_) => "Unreachable",
             Self::Timeout => "Timeout",
+            Self::RefusedAddress => "RefusedAddress",
+            Self::Tls(_) => "NotTrusted",
+            Self::Secret(_) => "SecretUnusable",
+            Self::Token(_) => "NoToken",
+            Self::Header => "InvalidHeader",
             Self::Redirect(_) => "Redirect",
             Self::Refused { .. } => "Refused",
+            Self::Unauthorized(_) => "Unauthorized",
             Self::Http(_) => "HttpError",
             Self::NotJson { .. } | Self::NotPrometheus | Self::WrongType(_) => "NotPrometheus",
             Self::TooLarge(_) | Self::TooManySeries { .. } | Self::TooManySamples(_) => "TooWide",

@@ -5,53 +5,65 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::time::Duration;
 
 use davylamp_api::MetricSourceSpec;
+use davylamp_api::source::Limits;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
-use serde::{Deserialize, Deserializer, de};
+use reqwest::{StatusCode, Url};
+use serde::de::{self, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
-use super::{Answer, MetricsApi, QUERY_TIMEOUT, QueryError, Series};
-
-/// Of a body, no more is read.
-const LARGEST_BODY: usize = 4 << 20;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+use super::access::{Access, Addresses, Pass, exchange};
+use super::{Answer, MetricsApi, Network, QueryError, Series};
 
 /// Prometheus, over HTTP.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PrometheusApi {
-    client: Client,
+    access: Access,
 }
 
 impl PrometheusApi {
-    /// A client for all sources. The process has a default provider of cryptography by then.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        Self::with_timeout(QUERY_TIMEOUT)
+    /// For all sources. Their secrets are read in the `namespace`; `allowed` are addresses that are else refused. The process
+    /// has a default provider of cryptography by then.
+    #[must_use]
+    pub fn new(client: kube::Client, namespace: String, allowed: Vec<Network>) -> Self {
+        Self { access: Access::new(Some(client), namespace, Addresses::of_system(allowed)) }
     }
 
-    fn with_timeout(timeout: Duration) -> Result<Self, reqwest::Error> {
-        let client = builder(timeout).build().or_else(|error| {
-            // An image without certificates can still ask a source in the cluster by plain HTTP.
-            tracing::warn!(%error, "no certificates of authorities found: sources cannot be asked by https");
-            builder(timeout).tls_certs_only([]).build()
-        })?;
-        Ok(Self { client })
+    /// For a person at a terminal, who has no secrets for it and may ask whatever address they reach.
+    #[must_use]
+    pub fn of_terminal() -> Self {
+        Self { access: Access::new(None, String::new(), Addresses::of_system(Network::ALL.to_vec())) }
     }
 
     async fn ask(&self, source: &MetricSourceSpec, promql: &str, at_ms: i64) -> Result<Answer, QueryError> {
         let url = address(&source.url)?;
+        let limits = source.limits();
         let seconds = format!("{}.{:03}", at_ms.div_euclid(1000), at_ms.rem_euclid(1000));
-        let timeout = format!("{}s", QUERY_TIMEOUT.as_secs());
+        let timeout = format!("{}ms", limits.timeout().as_millis());
         let form = [("query", promql), ("time", &seconds), ("timeout", &timeout)];
-        let response = self.client.post(url).form(&form).send().await.map_err(|e| broken(&e))?;
-        let status = response.status();
-        if status.is_redirection() {
-            return Err(QueryError::Redirect(status.as_u16()));
+        let pass = self.access.pass(source, false).await?;
+        let (mut status, mut body) = self.send(&url, &form, limits, &pass).await?;
+        if is_refusal(status) {
+            // Perhaps the credentials have changed.
+            let renewed = self.access.pass(source, true).await?;
+            if renewed != pass {
+                (status, body) = self.send(&url, &form, limits, &renewed).await?;
+            }
         }
-        answer(status, &body(response).await?)
+        answer(status, &body)
+    }
+
+    async fn send(
+        &self,
+        url: &Url,
+        form: &[(&str, &str)],
+        limits: Limits,
+        pass: &Pass,
+    ) -> Result<(StatusCode, Vec<u8>), QueryError> {
+        let request = self.access.post(url.clone(), pass).await?;
+        exchange(request.form(form).timeout(limits.timeout()), limits.body()).await
     }
 }
 
@@ -66,19 +78,14 @@ impl MetricsApi for PrometheusApi {
     }
 }
 
-fn builder(timeout: Duration) -> ClientBuilder {
-    Client::builder()
-        .user_agent(concat!("davylamp/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(timeout)
-        .redirect(redirect::Policy::none())
-        // The address that is asked is the one that the admin wrote, whatever the environment says.
-        .no_proxy()
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 fn address(base: &str) -> Result<Url, QueryError> {
     let mut url = Url::parse(base).map_err(|_| QueryError::Address)?;
-    if !matches!(url.scheme(), "http" | "https") {
+    let anonymous = url.username().is_empty() && url.password().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !anonymous {
         return Err(QueryError::Address);
     }
     let path = format!("{}/api/v1/query", url.path().trim_end_matches('/'));
@@ -86,35 +93,10 @@ fn address(base: &str) -> Result<Url, QueryError> {
     Ok(url)
 }
 
-async fn body(mut response: Response) -> Result<Vec<u8>, QueryError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| broken(&e))? {
-        if body.len() + chunk.len() > LARGEST_BODY {
-            return Err(QueryError::TooLarge(LARGEST_BODY));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// Without the address, which is the admin's to know.
-fn broken(error: &reqwest::Error) -> QueryError {
-    if error.is_timeout() && !error.is_connect() {
-        return QueryError::Timeout;
-    }
-    if error.is_timeout() {
-        return QueryError::Unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));
-    }
-    let mut cause: &dyn Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    // An error without a cause names the address.
-    let found = error.source().is_some();
-    QueryError::Unreachable(if found { cause.to_string() } else { "the connection failed".to_owned() })
-}
-
 fn answer(status: StatusCode, body: &[u8]) -> Result<Answer, QueryError> {
+    if is_refusal(status) {
+        return Err(QueryError::Unauthorized(status.as_u16()));
+    }
     let outline: Outline = match serde_json::from_slice(body) {
         Ok(outline) => outline,
         Err(_) if !status.is_success() => return Err(QueryError::Http(status.as_u16())),
@@ -138,15 +120,12 @@ fn answer(status: StatusCode, body: &[u8]) -> Result<Answer, QueryError> {
         Some(_) | None => return Err(QueryError::NotPrometheus),
     }
     let full: Full = serde_json::from_slice(body).map_err(|_| QueryError::NotPrometheus)?;
-    let mut warnings = outline.warnings.unwrap_or_default();
-    if outline.is_partial {
-        warnings.push("isPartial".to_owned());
-    }
     let series = full.data.result.into_iter().map(|one| Series {
         labels: one.metric,
         samples: one.values.into_iter().chain(one.value).map(|Sample(at, value)| (at, value)).collect(),
     });
-    Ok(Answer { series: series.collect(), warnings })
+    let partial = outline.is_partial || outline.warnings.is_some_and(|warnings| !warnings.is_empty());
+    Ok(Answer { series: series.collect(), partial })
 }
 
 /// Only words that are known to be Prometheus' own are repeated.
@@ -171,7 +150,7 @@ struct Outline {
     status: Status,
     data: Option<OutlineData>,
     error_type: Option<String>,
-    warnings: Option<Vec<String>>,
+    warnings: Option<Vec<IgnoredAny>>,
     /// `VictoriaMetrics` says so when a storage node did not answer.
     #[serde(default)]
     is_partial: bool,

@@ -21,12 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::MetricsApi;
-use super::batch::{Failure, fetch};
+use super::batch::{Failure, Texts, fetch, texts};
 use crate::clock::Clock;
 use crate::key::Key;
 
-/// Rollouts that are asked for at once, of one source.
-const ROLLOUTS_AT_ONCE: usize = 4;
 /// A window is not longer than this: after a pause, the next follows when the engine has read it.
 const LONGEST_WINDOW_MS: i64 = 600_000;
 /// Nothing is asked again before this.
@@ -70,6 +68,7 @@ struct State {
 struct Rollout {
     /// A new one for each change: an answer to an older one is not kept.
     wanted: Arc<Wanted>,
+    texts: Arc<Result<Texts, Failure>>,
     /// When to ask next, ms since 1970.
     due: i64,
     running: Option<AbortHandle>,
@@ -107,7 +106,7 @@ impl Sampler {
         }
         let Some(wanted) = wanted else { return };
         let source = wanted.query.source.clone();
-        state.rollouts.insert(key.clone(), Rollout::new(wanted, before, now));
+        state.rollouts.insert(key.clone(), Rollout::new(&key.namespace, wanted, before, now));
         match state.sources.entry(source) {
             btree_map::Entry::Occupied(known) => known.get().changed.notify_one(),
             btree_map::Entry::Vacant(new) => {
@@ -127,9 +126,11 @@ impl Sampler {
 
 impl Rollout {
     /// What was answered before is kept while it answers what is wanted now. That the source fails is known in any case.
-    fn new(wanted: Wanted, before: Option<Self>, now: i64) -> Self {
+    fn new(namespace: &str, wanted: Wanted, before: Option<Self>, now: i64) -> Self {
         let before = before.filter(|before| before.wanted.query.source == wanted.query.source);
         let continues = before.as_ref().is_some_and(|before| wanted.continues(&before.wanted));
+        let known = before.as_ref().filter(|_| continues).map(|before| Arc::clone(&before.texts));
+        let texts = known.unwrap_or_else(|| Arc::new(texts(namespace, &wanted)));
         let mut samples = before.and_then(|before| before.samples);
         let due = match &samples {
             Some(samples) if continues => wanted.readable_after(samples.until),
@@ -141,7 +142,7 @@ impl Rollout {
                 Arc::new(Samples { since, until: since, failing: Some(failing), ..Samples::default() })
             });
         }
-        Self { wanted: Arc::new(wanted), due, running: None, samples }
+        Self { wanted: Arc::new(wanted), texts, due, running: None, samples }
     }
 
     fn cancel(&self) {
@@ -288,11 +289,11 @@ impl Inner {
     fn next(&self, source: &str, running: usize) -> Next {
         let now = self.clock.now_ms();
         let state = &mut *self.lock();
-        if !state.rollouts.values().any(|rollout| rollout.wanted.query.source == source) {
+        let Some(any) = state.rollouts.values().find(|rollout| rollout.wanted.query.source == source) else {
             state.sources.remove(source);
             return Next::End;
-        }
-        if running < ROLLOUTS_AT_ONCE
+        };
+        if running < any.wanted.source.limits().concurrency()
             && let Some(batch) = self.start_due(state, source, now)
         {
             return Next::Start(batch);
@@ -316,8 +317,9 @@ impl Inner {
             }
             served.clone_from(&key.namespace);
             let (api, wanted) = (Arc::clone(&self.api), Arc::clone(&rollout.wanted));
+            let texts = Arc::clone(&rollout.texts);
             let (batch, handle) = abortable(async move {
-                let outcome = fetch(&*api, &key.namespace, &wanted, until).await;
+                let outcome = fetch(&*api, &texts, &wanted, until).await;
                 Answered { key, wanted, outcome }
             });
             rollout.running = Some(handle);

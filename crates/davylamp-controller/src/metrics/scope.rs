@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use davylamp_api::MetricSourceSpec;
+use davylamp_api::source::EnforcedLabel;
 use davylamp_engine::selector::{SelectorError, plain};
 use promql_parser::label::Matcher;
 use thiserror::Error;
@@ -25,6 +26,8 @@ pub struct Scope<'a> {
     pub pod_label: &'a str,
     /// What the names of the pods begin with: their generated rest follows. None is refused, for it would match all.
     pub pods: &'a BTreeSet<String>,
+    /// What the source demands of all.
+    pub enforced: Option<&'a EnforcedLabel>,
 }
 
 /// Why a selector cannot be bound.
@@ -34,20 +37,34 @@ pub enum ScopeError {
     #[error("{0}: {remedy}", remedy = .0.remedy())]
     Selector(#[from] SelectorError),
     /// The label of the source is no label name.
-    #[error("{0:?} is no label name: correct spec.podLabel or spec.namespaceLabel of the MetricSource")]
+    #[error(
+        "{0:?} is no label name: correct spec.podLabel, spec.namespaceLabel or spec.enforcedLabel of the MetricSource"
+    )]
     Label(String),
     /// There are no pods to ask for.
     #[error("there is no pod to measure")]
     NoPods,
 }
 
-/// The samples of the last `range_ms` of the selected series in the scope.
-pub fn scoped(text: &str, scope: &Scope<'_>, range_ms: i64) -> Result<String, ScopeError> {
+/// A selector with all its matchers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bound(String);
+
+impl Bound {
+    /// The samples of the last `range_ms` of its series.
+    #[must_use]
+    pub fn over(&self, range_ms: i64) -> String {
+        format!("{}[{}ms]", self.0, range_ms.max(1))
+    }
+}
+
+/// The selected series in the scope.
+pub fn bind(text: &str, scope: &Scope<'_>) -> Result<Bound, ScopeError> {
     if scope.pods.is_empty() {
         return Err(ScopeError::NoPods);
     }
     let pods: Vec<_> = scope.pods.iter().map(|prefix| literal(prefix) + GENERATED).collect();
-    bound(text, scope, &pods.join("|"), range_ms)
+    bound(text, scope, &pods.join("|"))
 }
 
 /// The same of all pods of the workload of this name, whichever their revision, and whether a Rollout or a Deployment
@@ -57,16 +74,17 @@ pub fn of_workload(
     source: &MetricSourceSpec,
     namespace: &str,
     name: &str,
-    range_ms: i64,
-) -> Result<String, ScopeError> {
+) -> Result<Bound, ScopeError> {
     let (namespace_label, pod_label) = (source.namespace_label(), source.pod_label());
-    let scope = Scope { namespace_label, namespace, pod_label, pods: &BTreeSet::new() };
-    bound(text, &scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)), range_ms)
+    let enforced = source.enforced_label.as_ref();
+    let scope = Scope { namespace_label, namespace, pod_label, pods: &BTreeSet::new(), enforced };
+    bound(text, &scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))
 }
 
-fn bound(text: &str, scope: &Scope<'_>, pods: &str, range_ms: i64) -> Result<String, ScopeError> {
+fn bound(text: &str, scope: &Scope<'_>, pods: &str) -> Result<Bound, ScopeError> {
     let selector = plain(text)?;
-    for label in [scope.namespace_label, scope.pod_label] {
+    let enforced = scope.enforced.map(|label| label.name.as_str());
+    for label in [scope.namespace_label, scope.pod_label].into_iter().chain(enforced) {
         if !is_label(label) {
             return Err(ScopeError::Label(label.to_owned()));
         }
@@ -77,14 +95,12 @@ fn bound(text: &str, scope: &Scope<'_>, pods: &str, range_ms: i64) -> Result<Str
         write_matcher(&mut query, matcher);
     }
     let (namespace, pods) = (quoted(scope.namespace), quoted(pods));
-    let _ = write!(
-        query,
-        "{}={namespace},{}=~{pods}}}[{}ms]",
-        scope.namespace_label,
-        scope.pod_label,
-        range_ms.max(1)
-    );
-    Ok(query)
+    let _ = write!(query, "{}={namespace},{}=~{pods}", scope.namespace_label, scope.pod_label);
+    if let Some(EnforcedLabel { name, value }) = scope.enforced {
+        let _ = write!(query, ",{name}={}", quoted(value));
+    }
+    query.push('}');
+    Ok(Bound(query))
 }
 
 fn write_matcher(query: &mut String, matcher: &Matcher) {
@@ -139,8 +155,28 @@ mod tests {
 
     fn scoped_to(text: &str, namespace: &str, pods: &[&str]) -> Result<String, ScopeError> {
         let pods = pods.iter().map(|&pod| pod.to_owned()).collect();
-        let scope = Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods };
-        scoped(text, &scope, 97_500)
+        let scope =
+            Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
+        let query = bind(text, &scope)?.over(97_500);
+        for (name, value) in [("cluster", "a\"} or up{\\"), ("namespace", "other")] {
+            let label = EnforcedLabel { name: name.to_owned(), value: value.to_owned() };
+            let enforced = bind(text, &Scope { enforced: Some(&label), ..scope })?.over(97_500);
+            assert_enforced(&query, &enforced, &label);
+        }
+        Ok(query)
+    }
+
+    /// The same query, with one more matcher at its end.
+    fn assert_enforced(query: &str, enforced: &str, label: &EnforcedLabel) {
+        let (before, after) = (parser::parse(query).unwrap(), parser::parse(enforced).unwrap());
+        let (Expr::MatrixSelector(before), Expr::MatrixSelector(after)) = (before, after) else {
+            panic!("no range selector: {enforced}")
+        };
+        let (last, others) = after.vs.matchers.matchers.split_last().unwrap();
+        assert_eq!((&before.vs.name, before.range), (&after.vs.name, after.range));
+        assert_eq!(others, before.vs.matchers.matchers, "{enforced}");
+        assert!(after.vs.matchers.or_matchers.is_empty(), "{enforced}");
+        assert_eq!((&last.name, &last.op, &last.value), (&label.name, &MatchOp::Equal, &label.value));
     }
 
     #[test]
@@ -164,7 +200,7 @@ mod tests {
         let source: MetricSourceSpec =
             serde_json::from_value(serde_json::json!({"url": "", "allowedNamespaces": [], "podLabel": "p"}))
                 .unwrap();
-        let text = of_workload("up{a=\"b\"}", &source, "shop", "web.a", 3_600_000).unwrap();
+        let text = of_workload("up{a=\"b\"}", &source, "shop", "web.a").unwrap().over(3_600_000);
         assert_eq!(text, r#"up{a="b",namespace="shop",p=~"web\\.a-[a-z0-9]+-[a-z0-9]{5}"}[3600000ms]"#);
     }
 
@@ -187,9 +223,17 @@ mod tests {
     #[test]
     fn labels_of_the_source_are_checked() {
         let pods = BTreeSet::from(["a".to_owned()]);
-        let scope =
-            Scope { namespace_label: "x=~\".*\"} or up{y", namespace: "n", pod_label: "pod", pods: &pods };
-        assert!(matches!(scoped("up", &scope, 1), Err(ScopeError::Label(_))));
+        let hostile = "x=~\".*\"} or up{y";
+        let label = EnforcedLabel { name: hostile.to_owned(), value: String::new() };
+        let good =
+            Scope { namespace_label: "ns", namespace: "n", pod_label: "pod", pods: &pods, enforced: None };
+        for scope in [
+            Scope { namespace_label: hostile, ..good },
+            Scope { pod_label: hostile, ..good },
+            Scope { enforced: Some(&label), ..good },
+        ] {
+            assert_eq!(bind("up", &scope), Err(ScopeError::Label(hostile.to_owned())));
+        }
     }
 
     /// What the server would read, by an independent way: the parser.

@@ -1,15 +1,23 @@
 //! The client against servers that answer well, badly, endlessly or never.
 
+mod addresses;
+mod credentials;
+mod tls;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use axum::routing::{any, post};
+use davylamp_api::scalar::Duration;
 use futures::stream;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::fake::{self, no};
+
+const EMPTY: &str = r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
 
 async fn serve(router: Router) -> MetricSourceSpec {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -21,21 +29,29 @@ async fn serve(router: Router) -> MetricSourceSpec {
 fn source(url: impl Into<String>) -> MetricSourceSpec {
     MetricSourceSpec {
         url: url.into(),
-        pod_label: None,
-        namespace_label: None,
         allowed_namespaces: vec!["*".to_owned()],
-        scrape_interval: None,
-        delay: None,
+        ..MetricSourceSpec::default()
     }
 }
 
-fn api(timeout: Duration) -> PrometheusApi {
+/// As it reaches the servers here.
+fn local() -> Addresses {
+    Addresses::of_system(vec!["127.0.0.0/8".parse().unwrap()])
+}
+
+/// Where there are no secrets.
+fn api(addresses: Addresses) -> PrometheusApi {
+    let client = fake::client(|_| futures::future::ready(no(404, "NotFound")).boxed());
+    api_of(client, addresses)
+}
+
+fn api_of(client: kube::Client, addresses: Addresses) -> PrometheusApi {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    PrometheusApi::with_timeout(timeout).unwrap()
+    PrometheusApi { access: Access::new(Some(client), "davylamp-system".to_owned(), addresses) }
 }
 
 async fn ask(source: &MetricSourceSpec) -> Result<Answer, QueryError> {
-    api(QUERY_TIMEOUT).query(source, "up{a=\"b&c\"}[5m]", 1_700_000_000_012).await
+    api(local()).query(source, "up{a=\"b&c\"}[5m]", 1_700_000_000_012).await
 }
 
 async fn answers(status: u16, body: impl Into<String>) -> Result<Answer, QueryError> {
@@ -45,7 +61,7 @@ async fn answers(status: u16, body: impl Into<String>) -> Result<Answer, QueryEr
 }
 
 #[tokio::test]
-async fn asks_by_post_and_reads_series_and_warnings() {
+async fn asks_by_post_and_reads_series() {
     let echo = |request: Request| async move {
         let form = axum::body::to_bytes(request.into_body(), 10_000).await.unwrap();
         let matrix = json!([
@@ -54,19 +70,19 @@ async fn asks_by_post_and_reads_series_and_warnings() {
             {"metric": {}, "histograms": [[1, {"count": "1"}]]},
         ]);
         let data = json!({"resultType": "matrix", "result": matrix});
-        json!({"status": "success", "data": data, "warnings": ["w"], "infos": ["i"]}).to_string()
+        json!({"status": "success", "data": data, "warnings": [], "infos": ["i"]}).to_string()
     };
     let mut source = serve(Router::new().route("/prom/api/v1/query", post(echo))).await;
     source.url.push_str("/prom/");
     let answer = ask(&source).await.unwrap();
-    assert_eq!(answer.warnings, ["w"]);
+    assert!(!answer.partial);
     assert_eq!(answer.series[0].labels["pod"], "a");
     let samples = &answer.series[0].samples;
     assert_eq!((samples[0], samples[1].0), ((1_700_000_000_500, 1.0), 1_700_000_001_000));
     assert!(samples[1].1.is_nan());
     assert_eq!(
         answer.series[1].labels["form"],
-        "query=up%7Ba%3D%22b%26c%22%7D%5B5m%5D&time=1700000000.012&timeout=10s"
+        "query=up%7Ba%3D%22b%26c%22%7D%5B5m%5D&time=1700000000.012&timeout=10000ms"
     );
     assert!(answer.series[2].samples.is_empty());
 }
@@ -79,9 +95,13 @@ async fn an_instant_vector_is_series_of_one_sample() {
 }
 
 #[tokio::test]
-async fn a_partial_answer_warns() {
-    let body = r#"{"status":"success","isPartial":true,"data":{"resultType":"matrix","result":[]}}"#;
-    assert_eq!(answers(200, body).await.unwrap().warnings, ["isPartial"]);
+async fn a_partial_answer_is_told() {
+    for (said, partial) in
+        [(r#""isPartial":true"#, true), (r#""warnings":["w"]"#, true), (r#""infos":["i"]"#, false)]
+    {
+        let body = format!(r#"{{"status":"success",{said},"data":{{"resultType":"matrix","result":[]}}}}"#);
+        assert_eq!(answers(200, body).await.unwrap().partial, partial, "{said}");
+    }
 }
 
 #[tokio::test]
@@ -103,6 +123,8 @@ async fn what_is_not_prometheus_is_told_apart() {
     assert_eq!(answers(200, "{\"status\":").await, Err(QueryError::NotJson { html: false }));
     assert_eq!(answers(200, "[".repeat(100_000)).await, Err(QueryError::NotJson { html: false }));
     assert_eq!(answers(502, html).await, Err(QueryError::Http(502)));
+    assert_eq!(answers(401, html).await, Err(QueryError::Unauthorized(401)));
+    assert_eq!(answers(403, EMPTY).await, Err(QueryError::Unauthorized(403)));
     for body in [
         "{}",
         "[]",
@@ -141,13 +163,24 @@ async fn an_endless_body_is_cut() {
 }
 
 #[tokio::test]
+async fn a_body_may_be_as_large_as_the_source_says() {
+    let most = 1 << 20;
+    for (size, taken) in [(most, Ok(Answer::default())), (most + 1, Err(QueryError::TooLarge(most)))] {
+        let padded = post(move || async move { EMPTY.to_owned() + &" ".repeat(size - EMPTY.len()) });
+        let source = serve(Router::new().route("/api/v1/query", padded)).await;
+        let limits = Some(Limits { body_mib: Some(1), ..Limits::default() });
+        assert_eq!(ask(&MetricSourceSpec { limits, ..source }).await, taken, "{size}");
+    }
+}
+
+#[tokio::test]
 async fn who_never_answers_is_given_up() {
-    let quick = api(Duration::from_millis(100));
+    let quick = Some(Limits { timeout: Some(Duration::from_millis(100)), ..Limits::default() });
     let silent = serve(Router::new().route("/api/v1/query", post(std::future::pending::<()>))).await;
-    assert_eq!(quick.query(&silent, "up[5m]", 0).await, Err(QueryError::Timeout));
+    assert_eq!(ask(&MetricSourceSpec { limits: quick, ..silent }).await, Err(QueryError::Timeout));
     let stuck = post(|| async { Body::from_stream(stream::pending::<Result<Vec<u8>, std::io::Error>>()) });
     let stuck = serve(Router::new().route("/api/v1/query", stuck)).await;
-    assert_eq!(quick.query(&stuck, "up[5m]", 0).await, Err(QueryError::Timeout));
+    assert_eq!(ask(&MetricSourceSpec { limits: quick, ..stuck }).await, Err(QueryError::Timeout));
 }
 
 #[tokio::test]
@@ -158,7 +191,7 @@ async fn an_absent_server_is_named_without_its_address() {
     let error = ask(&source(url)).await.unwrap_err();
     assert!(matches!(error, QueryError::Unreachable(_)), "{error:?}");
     assert!(!error.to_string().contains("127.0.0.1"), "{error}");
-    for url in ["ftp://a", "", "prometheus:9090", "http://"] {
+    for url in ["ftp://a", "", "prometheus:9090", "http://", "http://me@a", "http://:secret@a"] {
         assert_eq!(ask(&source(url)).await, Err(QueryError::Address), "{url}");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use davylamp_api::Instant;
+use davylamp_api::source::{EnforcedLabel, Limits};
 use davylamp_engine::RatioQuery;
 use futures::future::BoxFuture;
 
@@ -73,11 +74,11 @@ impl MetricsApi for FakeSource {
                     .filter(|&(at, _)| at <= at_ms)
                     .collect(),
             };
-            let mut answer = Answer { series: vec![one("a", "200")], warnings: Vec::new() };
+            let mut answer = Answer { series: vec![one("a", "200")], partial: false };
             match behaviour {
                 Behaviour::Answers => {}
                 Behaviour::Refuses => return Err(QueryError::Http(401)),
-                Behaviour::Warns => answer.warnings.push("one store did not answer".to_owned()),
+                Behaviour::Warns => answer.partial = true,
                 Behaviour::NeverAnswers => std::future::pending().await,
                 Behaviour::TakesSeconds(seconds) => sleep(Duration::from_secs(seconds)).await,
                 Behaviour::Floods => answer.series = (0..51).map(|n| one("a", &n.to_string())).collect(),
@@ -135,11 +136,8 @@ fn wanted(source: &str, since: i64) -> Wanted {
     };
     let source = MetricSourceSpec {
         url: source.to_owned(),
-        pod_label: None,
-        namespace_label: None,
         allowed_namespaces: vec!["*".to_owned()],
-        scrape_interval: None,
-        delay: None,
+        ..MetricSourceSpec::default()
     };
     Wanted { query, source }
 }
@@ -292,11 +290,7 @@ async fn failure_keeps_what_was_known_and_wakes_once() {
     let failed = scene.sampler.samples(&key("shop")).unwrap();
     let (since, text) = failed.failing.clone().unwrap();
     assert_eq!(since.as_millisecond(), T0 + 105_000);
-    assert_eq!(
-        text,
-        "metric ratio: MetricSource prom: answered HTTP 401: is the URL that of Prometheus, and may it be asked \
-         without credentials?"
-    );
+    assert_eq!(text, "metric ratio: MetricSource prom: answered HTTP 401: is the URL that of Prometheus?");
     assert_eq!((failed.until, &failed.metrics), (good.until, &good.metrics));
     assert_eq!(scene.woken(), 1);
 
@@ -332,7 +326,7 @@ async fn a_first_failure_is_seen_without_any_samples() {
     scene.until(111).await;
     let samples = scene.sampler.samples(&key("shop")).unwrap();
     assert_eq!((samples.since, samples.until), (T0 + 30_000, T0 + 30_000));
-    assert!(samples.failing.as_ref().unwrap().1.ends_with("did not answer within 10 s"));
+    assert!(samples.failing.as_ref().unwrap().1.ends_with("did not answer within spec.limits.timeout"));
     assert_eq!(scene.woken(), 1);
 }
 
@@ -395,13 +389,62 @@ async fn doubtful_answers_are_failures() {
     scene.sampler.want(&key("c"), Some(wrong));
     scene.until(102).await;
     let text = |namespace| scene.sampler.samples(&key(namespace)).unwrap().failing.clone().unwrap().1;
-    assert!(text("a").contains("answered with warnings"), "{}", text("a"));
+    assert!(text("a").contains("answered with a warning"), "{}", text("a"));
     assert_eq!(
         text("b"),
         "metric ratio: MetricSource wide: 51 series of 1 pods, more than 50 a pod: record `sum without (code) \
          (..)` and select that, or match fewer values of code"
     );
     assert!(text("c").contains("a function call is not a plain selector"), "{}", text("c"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_has_limits_of_its_own() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.api.set("wide", Behaviour::Floods);
+    scene.api.set("silent", Behaviour::NeverAnswers);
+    let limited = |source: &str, limits: Limits| {
+        let mut wanted = wanted(source, 30);
+        wanted.source.limits = Some(limits);
+        Some(wanted)
+    };
+    scene.sampler.want(&key("a"), limited("wide", Limits { series_per_pod: Some(51), ..Limits::default() }));
+    scene.sampler.want(&key("b"), limited("prom", Limits { samples: Some(2), ..Limits::default() }));
+    let slow = Limits {
+        timeout: Some(davylamp_api::scalar::Duration::from_secs(2)),
+        concurrency: Some(1),
+        ..Limits::default()
+    };
+    for namespace in ["c", "d", "e"] {
+        scene.sampler.want(&key(namespace), limited("silent", slow));
+    }
+    scene.until(101).await;
+    let failing = |namespace| scene.sampler.samples(&key(namespace))?.failing.clone();
+    assert_eq!(scene.sampler.samples(&key("a")).unwrap().failing, None);
+    assert!(failing("b").unwrap().1.contains("more than 2 samples in one window"), "{:?}", failing("b"));
+    let asked = || scene.api.take().into_iter().filter(|asked| asked.url == "silent").count();
+    // Two texts of one Rollout.
+    assert_eq!((asked(), failing("c")), (2, None));
+    scene.until(103).await;
+    assert!(failing("c").unwrap().1.ends_with("did not answer within spec.limits.timeout"));
+    assert_eq!((asked(), failing("d")), (2, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_label_of_a_source_is_in_each_question() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    let mut wanted = wanted("prom", 30);
+    let label = EnforcedLabel { name: "cluster".to_owned(), value: "eu".to_owned() };
+    wanted.source.enforced_label = Some(label);
+    scene.sampler.want(&key("shop"), Some(wanted));
+    scene.until(101).await;
+    let texts = scene.api.take();
+    assert!(
+        texts.len() == 2 && texts.iter().all(|asked| asked.text.contains(",cluster=\"eu\"}[")),
+        "{texts:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
