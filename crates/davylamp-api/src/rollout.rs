@@ -271,16 +271,29 @@ pub struct Metric {
     pub floor: Option<Percent>,
 }
 
-/// Two counters, each a plain selector without range or function; matchers for pods and namespace are added.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Two counters, or the part of a histogram above a bound. Each is a plain selector without range or function; matchers for
+/// pods and namespace are added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.events) == has(self.total) && has(self.histogram) == has(self.slowerThan) && has(self.events) != has(self.histogram)")
+    .message("ratio: write events and total, or histogram and slowerThan"))]
 pub struct Ratio {
     /// What goes wrong, like `http_requests_total{code=~"5.."}`.
     #[schemars(length(min = 1, max = 1024))]
-    pub events: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<String>,
     /// Of how many, like `http_requests_total`.
     #[schemars(length(min = 1, max = 1024))]
-    pub total: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<String>,
+    /// The name of a classic histogram without `_bucket`, perhaps with matchers, like `http_request_duration_seconds`.
+    #[schemars(length(min = 1, max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histogram: Option<String>,
+    /// What takes longer counts as an event; it must be the bound of a bucket. In a histogram whose name ends in
+    /// `_milliseconds` or `_ms` bounds are read as those, else as seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slower_than: Option<Duration>,
 }
 
 /// For every pause that the controller makes.

@@ -180,9 +180,8 @@ impl<'a> Prometheus<'a> {
     fn read(&self, metric: &MetricPlan) -> Result<Counted> {
         let Self { labels, namespace, name, window, .. } = self;
         let url = &self.asked.url;
-        let selector =
-            |text: &str| of_workload(text, labels, namespace, name).map(|bound| bound.over(window.millis()));
-        let (events, total) = (selector(&metric.query.events)?, selector(&metric.query.total)?);
+        let questions = of_workload(&metric.query, labels, namespace, name)?;
+        let (events, total) = (questions.events.over(window.millis()), questions.total.over(window.millis()));
         let increase = |selector: &str| {
             self.increase(selector).with_context(|| format!("--prometheus {url}: {}", metric.name))
         };
@@ -195,7 +194,13 @@ impl<'a> Prometheus<'a> {
             );
         }
         // Counters of events that never happened do not exist.
-        let bad = increase(&events)?;
+        let mut bad = increase(&events)?;
+        if questions.buckets.is_some() {
+            if bad.none {
+                bail!("--prometheus {url}: {}: it has nothing for {events}; correct slowerThan", metric.name);
+            }
+            bad.sum = (all.sum - bad.sum).max(0.0);
+        }
         let from = format!(
             "read from {url}: {} of {} within {window} in pods {name}-* of namespace {namespace}{}",
             count(whole(bad.sum)),
@@ -216,11 +221,13 @@ impl<'a> Prometheus<'a> {
         })?;
         let sum =
             answer.series.iter().flat_map(|series| &series.samples).map(|(_, value)| *value).sum::<f64>();
-        Ok(Increase { sum: if sum.is_finite() { sum } else { 0.0 }, partial: answer.partial })
+        let none = answer.series.is_empty();
+        Ok(Increase { sum: if sum.is_finite() { sum } else { 0.0 }, none, partial: answer.partial })
     }
 }
 
 struct Increase {
     sum: f64,
+    none: bool,
     partial: bool,
 }

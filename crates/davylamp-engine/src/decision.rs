@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use davylamp_api::rollout::RouteRef;
-use davylamp_api::scalar::Percent;
+use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::{RolloutStatus, RouteOriginal};
 use davylamp_api::{Instant, RolloutRunSpec};
 
@@ -72,11 +72,21 @@ pub struct Query {
 
 /// The selectors of a ratio, without matchers for pods and namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RatioQuery {
-    /// What goes wrong.
-    pub events: String,
-    /// Of how many.
-    pub total: String,
+pub enum RatioQuery {
+    /// Two counters.
+    Counters {
+        /// What goes wrong.
+        events: String,
+        /// Of how many.
+        total: String,
+    },
+    /// What a histogram counts above a bound.
+    Slower {
+        /// Without a suffix.
+        histogram: String,
+        /// The bound of a bucket.
+        than: Duration,
+    },
 }
 
 /// When to be called again without an event.

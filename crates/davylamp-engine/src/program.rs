@@ -8,17 +8,18 @@ use std::fmt;
 use davylamp_api::RolloutSpec;
 use davylamp_api::revision;
 use davylamp_api::rollout::{
-    Analysis, Approval, Canary, Hold, Metric, OnInconclusive, OnNoData, OnNoTraffic, RouteRef, Step,
+    Analysis, Approval, Canary, Hold, Metric, OnInconclusive, OnNoData, OnNoTraffic, Ratio, RouteRef, Step,
     Strategy, Then,
 };
 use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::ServiceNames;
+use promql_parser::parser::VectorSelector;
 use serde_json::Value;
 
 use crate::decision::RatioQuery;
 use crate::observed::Hash;
-use crate::selector;
+use crate::selector::{self, SelectorError};
 
 /// What the engine is asked about.
 #[derive(Clone, Debug, PartialEq)]
@@ -427,13 +428,35 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
     }
 }
 
-fn metric_plan(i: usize, metric: &Metric, problems: &mut Vec<Problem>) -> MetricPlan {
-    for (field, text) in [("events", &metric.ratio.events), ("total", &metric.ratio.total)] {
-        if let Err(wrong) = selector::plain(text) {
-            let path = format!("spec.analysis.metrics[{i}].ratio.{field}");
-            problems.push(problem(&path, &wrong.to_string(), wrong.remedy()));
+fn ratio_query(path: &str, ratio: &Ratio, problems: &mut Vec<Problem>) -> RatioQuery {
+    let mut usable = |field: &str, read: Result<VectorSelector, SelectorError>| {
+        if let Err(wrong) = read {
+            problems.push(problem(&format!("{path}.{field}"), &wrong.to_string(), wrong.remedy()));
+        }
+    };
+    match ratio.clone() {
+        Ratio { events: Some(events), total: Some(total), histogram: None, slower_than: None } => {
+            usable("events", selector::plain(&events));
+            usable("total", selector::plain(&total));
+            RatioQuery::Counters { events, total }
+        }
+        Ratio { events: None, total: None, histogram: Some(histogram), slower_than: Some(than) } => {
+            usable("histogram", selector::histogram(&histogram));
+            RatioQuery::Slower { histogram, than }
+        }
+        Ratio { events, total, .. } => {
+            problems.push(problem(
+                path,
+                "neither two counters nor a part of a histogram",
+                "write events and total, or histogram and slowerThan",
+            ));
+            RatioQuery::Counters { events: events.unwrap_or_default(), total: total.unwrap_or_default() }
         }
     }
+}
+
+fn metric_plan(i: usize, metric: &Metric, problems: &mut Vec<Problem>) -> MetricPlan {
+    let query = ratio_query(&format!("spec.analysis.metrics[{i}].ratio"), &metric.ratio, problems);
     let tolerance = metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share();
     let floor = metric.floor.unwrap_or(Percent::from_basis_points(10)).share();
     if floor >= 0.5 {
@@ -445,7 +468,7 @@ fn metric_plan(i: usize, metric: &Metric, problems: &mut Vec<Problem>) -> Metric
     }
     MetricPlan {
         name: metric.name.clone(),
-        query: RatioQuery { events: metric.ratio.events.clone(), total: metric.ratio.total.clone() },
+        query,
         tolerated: 1.0 + tolerance,
         floor: (floor > 0.0).then_some(floor),
     }

@@ -24,6 +24,9 @@ pub enum SelectorError {
     /// It has alternatives between its matchers.
     #[error("a selector that joins matchers by `or`")]
     Or,
+    /// It selects something of a histogram, or nothing by name.
+    #[error("not the name of a histogram")]
+    NoHistogram,
 }
 
 impl SelectorError {
@@ -37,6 +40,9 @@ impl SelectorError {
             }
             Self::Time(_) => "leave it out",
             Self::Or => "write one regular expression, like code=~\"500|503\"",
+            Self::NoHistogram => {
+                "write it without _bucket, _count or _sum and without le, like http_request_duration_seconds{path!=\"/health\"}"
+            }
         }
     }
 }
@@ -58,6 +64,18 @@ pub fn plain(text: &str) -> Result<VectorSelector, SelectorError> {
         Expr::Extension(_) => "this expression",
     };
     Err(SelectorError::NotPlain(kind))
+}
+
+/// The same of a histogram, by its name without a suffix.
+pub fn histogram(text: &str) -> Result<VectorSelector, SelectorError> {
+    let selector = plain(text)?;
+    let part = |name: &String| ["_bucket", "_count", "_sum"].iter().any(|suffix| name.ends_with(suffix));
+    let whole = selector.name.as_ref().is_some_and(|name| !part(name));
+    if whole && selector.matchers.matchers.iter().all(|matcher| matcher.name != "le") {
+        Ok(selector)
+    } else {
+        Err(SelectorError::NoHistogram)
+    }
 }
 
 fn no_extras(selector: VectorSelector) -> Result<VectorSelector, SelectorError> {
@@ -100,5 +118,9 @@ mod tests {
             assert!(error.contains(says), "{text:?}: {error}");
         }
         assert_eq!(plain(&"(".repeat(LONGEST + 1)), Err(SelectorError::TooLong));
+        assert!(histogram("latency_seconds{path=\"/\"}").is_ok());
+        for text in ["latency_seconds_bucket", "latency_seconds_count", "{path=\"/\"}", "latency{le=\"1\"}"] {
+            assert_eq!(histogram(text), Err(SelectorError::NoHistogram), "{text}");
+        }
     }
 }

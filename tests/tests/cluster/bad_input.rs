@@ -46,6 +46,11 @@ async fn an_invalid_spec_is_named_and_stops_nobody_else() -> Result<()> {
             "write only the selector of a counter",
         ),
         (
+            json!({"analysis": {"metrics": [{"name": "slow", "ratio": {"histogram": "a_bucket", "slowerThan": "1s"}}]}}),
+            "spec.analysis.metrics[0].ratio.histogram: not the name of a histogram",
+            "write it without _bucket",
+        ),
+        (
             json!({"analysis": {"falseRollbackRate": "60%"}}),
             "spec.analysis.falseRollbackRate: 60%",
             "at most 50%",

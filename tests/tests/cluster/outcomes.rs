@@ -116,6 +116,32 @@ async fn a_bad_version_is_rolled_back_and_remembered() -> Result<()> {
     counts_are_those_of_prometheus(&world, &run, &hash(&stable), &bad).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_version_is_rolled_back() -> Result<()> {
+    let world = world("slow-version").await?;
+    let mut options = options("0%");
+    let slow = json!({"histogram": "http_request_duration_seconds", "slowerThan": "25ms"});
+    options.spec["analysis"]["metrics"] = json!([{"name": "slow", "ratio": slow, "floor": "5%"}]);
+    let shop = world.shop(options).await?;
+    let load = world.load(&shop, 200)?;
+
+    let mut template = shop.template("v2", "0%");
+    let environment = template["spec"]["containers"][0]["env"].as_array_mut().context("no environment")?;
+    environment.retain(|variable| variable["name"] != "LATENCY");
+    environment.push(json!({"name": "LATENCY", "value": "60ms"}));
+    shop.patch(&json!({"spec": {"template": template}})).await?;
+    shop.state(StateName::Degraded, 120).await?;
+
+    let run = shop.ended("shop-2-1").await?;
+    let back = run.decisions.iter().find(|d| d.to == "RollingBack").context("no rollback")?;
+    ensure!(back.rule == "Regression" && back.step == 1, "{back:?}");
+    let metric = back.metrics.first().context("no metric")?;
+    let (canary, baseline) = (&metric.canary, &metric.baseline);
+    ensure!(canary.events > 0.9 * canary.exposure && canary.exposure > 0.0, "{back:?}");
+    ensure!(baseline.events < 0.5 * baseline.exposure, "{back:?}");
+    nothing_failed(load).map(|_| ())
+}
+
 /// Short steps.
 fn options(errors: &'static str) -> Options {
     let ratio = json!({"events": "http_requests_total{code=~\"5..\"}", "total": "http_requests_total"});

@@ -6,17 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use davylamp_api::scalar::Duration;
 use davylamp_engine::RatioQuery;
 use davylamp_engine::observed::Samples;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
-use super::increments::{TARGET_LABELS, Window, increments};
+use super::increments::{NoRatio, TARGET_LABELS, Window, increments};
 use super::sampler::Wanted;
-use super::scope::{Bound, Scope, bind};
+use super::scope::{Questions, Scope, bind, in_milliseconds};
 use super::{MetricsApi, QueryError, Series};
 
 const AT_ONCE: usize = 2;
+/// Bounds of a histogram that are told.
+const MOST_BOUNDS: usize = 20;
 
 /// Which metric could not be read, and why.
 #[derive(Clone, Debug)]
@@ -37,8 +40,8 @@ fn memory(scrape_interval_ms: i64) -> i64 {
     (scrape_interval_ms.saturating_mul(5) / 2).max(5_000)
 }
 
-/// What is asked for each metric: its events and its total.
-pub(super) type Texts = BTreeMap<String, (Bound, Bound)>;
+/// What is asked for each metric.
+pub(super) type Texts = BTreeMap<String, Questions>;
 
 /// Writes what is asked, once for many times.
 pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> {
@@ -56,8 +59,7 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
             metric: metric.clone(),
             error: QueryError::Selector(error),
         };
-        let bind = |selector: &str| bind(selector, &scope).map_err(failed);
-        Ok((metric.clone(), (bind(&ratio.events)?, bind(&ratio.total)?)))
+        Ok((metric.clone(), bind(ratio, &scope).map_err(failed)?))
     };
     query.metrics.iter().map(of_metric).collect()
 }
@@ -80,6 +82,7 @@ pub(super) async fn fetch(
         since: query.since,
         until,
         memory: memory(query.scrape_interval_ms),
+        rest: false,
     };
     let mut samples = Samples { since: query.since, until, ..Samples::default() };
     if query.pods.is_empty() {
@@ -92,12 +95,12 @@ pub(super) async fn fetch(
     // Owned: a stream of borrowed items is not `Send` for every lifetime.
     let mut questions = BTreeMap::new();
     let mut pairs = Vec::new();
-    for (metric, (events, total)) in texts {
+    for (metric, Questions { events, total, buckets }) in texts {
         let (events, total) = (events.over(range), total.over(range));
         for text in [&events, &total] {
             questions.entry(text.clone()).or_insert_with(|| metric.clone());
         }
-        pairs.push((metric, events, total));
+        pairs.push((metric, events, total, buckets.as_ref()));
     }
 
     let answers = stream::iter(questions)
@@ -117,13 +120,34 @@ pub(super) async fn fetch(
         })
         .await?;
 
-    for (metric, events, total) in pairs {
+    for (metric, events, total, buckets) in pairs {
         let of = |text: &str| answers.get(text).map_or(&[][..], Vec::as_slice);
-        let increments = increments(of(&events), of(&total), &window)
-            .map_err(|error| failed(metric, QueryError::Unmatched(error)))?;
+        let window = Window { rest: buckets.is_some(), ..window };
+        let increments = match (increments(of(&events), of(&total), &window), buckets) {
+            (Ok(increments), _) => increments,
+            (Err(NoRatio::NoBucket), Some(buckets)) => {
+                let bounds = bounds(api, wanted, &buckets.over(window.memory), until).await;
+                return Err(failed(metric, QueryError::NoBucket(bounds)));
+            }
+            (Err(error), _) => return Err(failed(metric, QueryError::NoRatio(error))),
+        };
         samples.metrics.insert(metric.clone(), increments);
     }
     Ok(samples)
+}
+
+/// The bounds that there are, for a person who has written another one; none if that cannot be said.
+async fn bounds(api: &dyn MetricsApi, wanted: &Wanted, buckets: &str, until: i64) -> Vec<Duration> {
+    let series = ask(api, wanted, buckets, until).await.unwrap_or_default();
+    let unit =
+        if in_milliseconds(buckets.split("_bucket{").next().unwrap_or_default()) { 1.0 } else { 1_000.0 };
+    let ms = series.iter().filter_map(|one| one.labels.get("le")?.parse::<f64>().ok()).map(|le| le * unit);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 1e9")]
+    let bounds: BTreeSet<u64> = ms
+        .filter(|ms| (1.0..=1e9).contains(ms) && (ms - ms.round()).abs() < 1e-6)
+        .map(|ms| ms.round() as u64)
+        .collect();
+    bounds.into_iter().take(MOST_BOUNDS).map(Duration::from_millis).collect()
 }
 
 async fn ask(

@@ -32,6 +32,19 @@ pub struct Window<'a> {
     pub until: i64,
     /// How far back the earlier sample of an increment may lie, ms: samples are needed from `since - memory` on.
     pub memory: i64,
+    /// What is counted as events is the rest of the total: what is no event.
+    pub rest: bool,
+}
+
+/// Why two answers are no ratio.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NoRatio {
+    /// Of two counters.
+    #[error(transparent)]
+    Unmatched(#[from] Unmatched),
+    /// A histogram counts, but has no such bucket.
+    #[error("no bucket has the bound of slowerThan")]
+    NoBucket,
 }
 
 /// Events grow at a target that has no total, while its pod has one elsewhere: they would be lost without a word.
@@ -58,13 +71,17 @@ pub fn increments(
     events: &[Series],
     total: &[Series],
     window: &Window<'_>,
-) -> Result<MetricSamples, Unmatched> {
+) -> Result<MetricSamples, NoRatio> {
     let (events, total) = (targets(events, window), targets(total, window));
     let mut samples = MetricSamples::default();
     for (pod, totals) in &total {
         let events = events.get(pod);
         if let Some(events) = events {
             matched(pod, events, totals, window)?;
+        }
+        if window.rest && totals.keys().any(|target| events.is_none_or(|events| !events.contains_key(target)))
+        {
+            return Err(NoRatio::NoBucket);
         }
         let increments = totals
             .iter()
@@ -140,7 +157,10 @@ fn of_target(events: &[Points], total: &[Points], window: &Window<'_>) -> Vec<In
     let total = deltas(total, &scrapes, window.memory);
     let increments = scrapes.iter().zip(scrapes.iter().skip(1)).zip(events.iter().zip(&total).skip(1));
     increments
-        .map(|((&from, &to), (&events, &total))| Increment { from, to, events, total })
+        .map(|((&from, &to), (&counted, &total))| {
+            let events = if window.rest { f64::max(total - counted, 0.0) } else { counted };
+            Increment { from, to, events, total }
+        })
         .filter(|increment| {
             increment.to > window.since && remembered(increment.from, increment.to, window.memory)
         })
@@ -186,7 +206,7 @@ mod tests {
     }
 
     fn window(since: i64, until: i64) -> Window<'static> {
-        Window { pod_label: "pod", since, until, memory: MEMORY }
+        Window { pod_label: "pod", since, until, memory: MEMORY, rest: false }
     }
 
     /// The increments of the only target of pod `a`, as (from, to, events, total) with times in scrapes.
@@ -257,6 +277,20 @@ mod tests {
     fn a_target_silent_for_the_whole_memory_starts_anew() {
         let total = [series(&[("pod", "a")], &[(1, 10.0), (2, 20.0), (5, 90.0), (6, 95.0)])];
         assert_eq!(only(&[], &total, 1, 9), [(1, 2, 0.0, 10.0), (5, 6, 0.0, 5.0)]);
+    }
+
+    #[test]
+    fn of_a_histogram_the_rest_is_counted() {
+        let rest = |events: &[Series], total: &[Series]| {
+            let window = Window { rest: true, ..window(STEP, 9 * STEP) };
+            increments(events, total, &window).map(|samples| {
+                samples.pods["a"].values().flatten().map(|i| (i.events, i.total)).collect::<Vec<_>>()
+            })
+        };
+        let total = [series(&[("pod", "a")], &[(1, 10.0), (2, 20.0), (3, 30.0), (4, 5.0)])];
+        let below = [series(&[("pod", "a"), ("le", "0.5")], &[(1, 8.0), (2, 17.0), (3, 27.0), (4, 5.0)])];
+        assert_eq!(rest(&below, &total).unwrap(), [(1.0, 10.0), (0.0, 10.0), (0.0, 5.0)]);
+        assert_eq!(rest(&[], &total), Err(NoRatio::NoBucket));
     }
 
     #[test]
@@ -358,7 +392,7 @@ mod tests {
             until in any::<i64>(),
             memory in any::<i64>(),
         ) {
-            let window = Window { pod_label: "pod", since, until, memory };
+            let window = Window { pod_label: "pod", since, until, memory, rest: false };
             if let Ok(samples) = increments(&events, &total, &window) {
                 for (_, _, i) in flat(&samples) {
                     prop_assert!(i.from < i.to && i.to > since && i.to <= until);

@@ -181,9 +181,12 @@ pub enum QueryError {
     /// The selector cannot be used.
     #[error(transparent)]
     Selector(#[from] ScopeError),
-    /// Events are counted where nothing is counted in total.
+    /// The answers are no ratio.
     #[error(transparent)]
-    Unmatched(#[from] increments::Unmatched),
+    NoRatio(#[from] increments::NoRatio),
+    /// The histogram has other buckets.
+    #[error("the histogram has no bucket with the bound of slowerThan{}", others(.0))]
+    NoBucket(Vec<davylamp_api::scalar::Duration>),
 }
 
 impl QueryError {
@@ -207,9 +210,15 @@ impl QueryError {
             Self::TooLarge(_) | Self::TooManySeries { .. } | Self::TooManySamples(_) => "TooWide",
             Self::Partial => "PartialAnswer",
             Self::Selector(_) => "InvalidSelector",
-            Self::Unmatched(_) => "TargetsDiffer",
+            Self::NoRatio(_) => "TargetsDiffer",
+            Self::NoBucket(_) => "NoBucket",
         }
     }
+}
+
+fn others(bounds: &[davylamp_api::scalar::Duration]) -> String {
+    let bounds: Vec<_> = bounds.iter().map(ToString::to_string).collect();
+    if bounds.is_empty() { String::new() } else { format!(": write one of {}", bounds.join(", ")) }
 }
 
 fn narrower(label: Option<&str>) -> String {

@@ -7,9 +7,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use davylamp_api::MetricSourceSpec;
+use davylamp_api::scalar::Duration;
 use davylamp_api::source::EnforcedLabel;
-use davylamp_engine::selector::{SelectorError, plain};
+use davylamp_engine::RatioQuery;
+use davylamp_engine::selector::{SelectorError, histogram, plain};
 use promql_parser::label::Matcher;
+use promql_parser::parser::VectorSelector;
 use thiserror::Error;
 
 /// What the API server appends to the name of a pod of a `ReplicaSet`.
@@ -58,31 +61,84 @@ impl Bound {
     }
 }
 
-/// The selected series in the scope.
-pub fn bind(text: &str, scope: &Scope<'_>) -> Result<Bound, ScopeError> {
+/// What is asked for a ratio.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Questions {
+    /// What goes wrong; of a histogram, what does not: it is below the bound.
+    pub events: Bound,
+    /// Of how many.
+    pub total: Bound,
+    /// All buckets, if there is a histogram.
+    pub buckets: Option<Bound>,
+}
+
+/// What is asked for the ratio in the scope.
+pub fn bind(ratio: &RatioQuery, scope: &Scope<'_>) -> Result<Questions, ScopeError> {
     if scope.pods.is_empty() {
         return Err(ScopeError::NoPods);
     }
     let pods: Vec<_> = scope.pods.iter().map(|prefix| literal(prefix) + GENERATED).collect();
-    bound(text, scope, &pods.join("|"))
+    questions(ratio, scope, &pods.join("|"))
 }
 
 /// The same of all pods of the workload of this name, whichever their revision, and whether a Rollout or a Deployment
 /// owns them.
 pub fn of_workload(
-    text: &str,
+    ratio: &RatioQuery,
     source: &MetricSourceSpec,
     namespace: &str,
     name: &str,
-) -> Result<Bound, ScopeError> {
+) -> Result<Questions, ScopeError> {
     let (namespace_label, pod_label) = (source.namespace_label(), source.pod_label());
     let enforced = source.enforced_label.as_ref();
     let scope = Scope { namespace_label, namespace, pod_label, pods: &BTreeSet::new(), enforced };
-    bound(text, &scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))
+    questions(ratio, &scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))
 }
 
-fn bound(text: &str, scope: &Scope<'_>, pods: &str) -> Result<Bound, ScopeError> {
-    let selector = plain(text)?;
+fn questions(ratio: &RatioQuery, scope: &Scope<'_>, pods: &str) -> Result<Questions, ScopeError> {
+    Ok(match ratio {
+        RatioQuery::Counters { events, total } => Questions {
+            events: bound(plain(events)?, "", "", scope, pods)?,
+            total: bound(plain(total)?, "", "", scope, pods)?,
+            buckets: None,
+        },
+        RatioQuery::Slower { histogram: text, than } => {
+            let selector = histogram(text)?;
+            let below = bound_of(selector.name.as_deref().unwrap_or_default(), *than);
+            let le = format!("le=~{},", quoted(&below));
+            Questions {
+                events: bound(selector.clone(), "_bucket", &le, scope, pods)?,
+                total: bound(selector.clone(), "_count", "", scope, pods)?,
+                buckets: Some(bound(selector, "_bucket", "", scope, pods)?),
+            }
+        }
+    })
+}
+
+/// What a bucket with that bound says in `le`, however many zeros there are: a regular expression.
+fn bound_of(histogram: &str, than: Duration) -> String {
+    let (ms, scale) = (than.as_millis(), if in_milliseconds(histogram) { 1 } else { 1_000 });
+    let (whole, rest) = (ms / scale, ms % scale);
+    if rest == 0 {
+        format!(r"{whole}(\.0+)?")
+    } else {
+        format!(r"{whole}\.{}0*", format!("{rest:03}").trim_end_matches('0'))
+    }
+}
+
+/// By the name's unit, as Prometheus' conventions have it.
+pub fn in_milliseconds(histogram: &str) -> bool {
+    ["_milliseconds", "_ms"].iter().any(|unit| histogram.ends_with(unit))
+}
+
+/// The selector of `name` and suffix with its own matchers, one more, and those of the scope.
+fn bound(
+    selector: VectorSelector,
+    suffix: &str,
+    matcher: &str,
+    scope: &Scope<'_>,
+    pods: &str,
+) -> Result<Bound, ScopeError> {
     let enforced = scope.enforced.map(|label| label.name.as_str());
     for label in [scope.namespace_label, scope.pod_label].into_iter().chain(enforced) {
         if !is_label(label) {
@@ -90,10 +146,12 @@ fn bound(text: &str, scope: &Scope<'_>, pods: &str) -> Result<Bound, ScopeError>
         }
     }
     let mut query = selector.name.unwrap_or_default();
+    query.push_str(suffix);
     query.push('{');
     for matcher in &selector.matchers.matchers {
         write_matcher(&mut query, matcher);
     }
+    query.push_str(matcher);
     let (namespace, pods) = (quoted(scope.namespace), quoted(pods));
     let _ = write!(query, "{}={namespace},{}=~{pods}", scope.namespace_label, scope.pod_label);
     if let Some(EnforcedLabel { name, value }) = scope.enforced {
@@ -153,14 +211,19 @@ mod tests {
 
     use super::*;
 
+    fn events(text: &str, scope: &Scope<'_>) -> Result<Bound, ScopeError> {
+        let ratio = RatioQuery::Counters { events: text.to_owned(), total: "up".to_owned() };
+        Ok(bind(&ratio, scope)?.events)
+    }
+
     fn scoped_to(text: &str, namespace: &str, pods: &[&str]) -> Result<String, ScopeError> {
         let pods = pods.iter().map(|&pod| pod.to_owned()).collect();
         let scope =
             Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
-        let query = bind(text, &scope)?.over(97_500);
+        let query = events(text, &scope)?.over(97_500);
         for (name, value) in [("cluster", "a\"} or up{\\"), ("namespace", "other")] {
             let label = EnforcedLabel { name: name.to_owned(), value: value.to_owned() };
-            let enforced = bind(text, &Scope { enforced: Some(&label), ..scope })?.over(97_500);
+            let enforced = events(text, &Scope { enforced: Some(&label), ..scope })?.over(97_500);
             assert_enforced(&query, &enforced, &label);
         }
         Ok(query)
@@ -200,8 +263,44 @@ mod tests {
         let source: MetricSourceSpec =
             serde_json::from_value(serde_json::json!({"url": "", "allowedNamespaces": [], "podLabel": "p"}))
                 .unwrap();
-        let text = of_workload("up{a=\"b\"}", &source, "shop", "web.a").unwrap().over(3_600_000);
+        let ratio = RatioQuery::Counters { events: "down".to_owned(), total: "up{a=\"b\"}".to_owned() };
+        let text = of_workload(&ratio, &source, "shop", "web.a").unwrap().total.over(3_600_000);
         assert_eq!(text, r#"up{a="b",namespace="shop",p=~"web\\.a-[a-z0-9]+-[a-z0-9]{5}"}[3600000ms]"#);
+    }
+
+    #[test]
+    fn a_histogram_is_asked_for_one_bucket_and_its_count() {
+        let pods = BTreeSet::from(["web-a-".to_owned()]);
+        let scope = Scope {
+            namespace_label: "namespace",
+            namespace: "shop",
+            pod_label: "pod",
+            pods: &pods,
+            enforced: None,
+        };
+        let asked = |histogram: &str, ms| {
+            let than = Duration::from_millis(ms);
+            bind(&RatioQuery::Slower { histogram: histogram.to_owned(), than }, &scope).unwrap()
+        };
+        let questions = asked("latency_seconds{path!=\"/health\"}", 500);
+        let rest = r#"namespace="shop",pod=~"web-a-[a-z0-9]{5}"}[1ms]"#;
+        let text = |bound: &Bound| bound.over(1).strip_suffix(rest).unwrap().to_owned();
+        assert_eq!(text(&questions.events), r#"latency_seconds_bucket{path!="/health",le=~"0\\.50*","#);
+        assert_eq!(text(&questions.total), "latency_seconds_count{path!=\"/health\",");
+        assert_eq!(text(&questions.buckets.unwrap()), "latency_seconds_bucket{path!=\"/health\",");
+
+        for (histogram, ms, there, not_there) in [
+            ("a_seconds", 500, &["0.5", "0.50", "0.500"][..], &["0.05", "0.55", "05", "+Inf"][..]),
+            ("a_seconds", 1_000, &["1", "1.0"], &["10", "1.5", "0.1"]),
+            ("a_seconds", 25, &["0.025"], &["0.25", "0.0255"]),
+            ("a_milliseconds", 500, &["500", "500.0"], &["0.5", "5000"]),
+        ] {
+            let asked = asked(histogram, ms).events.over(1);
+            let Expr::MatrixSelector(selector) = parser::parse(&asked).unwrap() else { panic!("{asked}") };
+            let le = selector.vs.matchers.matchers.iter().find(|matcher| matcher.name == "le").unwrap();
+            assert!(there.iter().all(|bound| le.is_match(bound)), "{asked}");
+            assert!(!not_there.iter().any(|bound| le.is_match(bound)), "{asked}");
+        }
     }
 
     #[test]
@@ -232,7 +331,7 @@ mod tests {
             Scope { pod_label: hostile, ..good },
             Scope { enforced: Some(&label), ..good },
         ] {
-            assert_eq!(bind("up", &scope), Err(ScopeError::Label(hostile.to_owned())));
+            assert_eq!(events("up", &scope), Err(ScopeError::Label(hostile.to_owned())));
         }
     }
 

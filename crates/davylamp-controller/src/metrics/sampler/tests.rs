@@ -6,6 +6,7 @@ use davylamp_api::Instant;
 use davylamp_api::source::{EnforcedLabel, Limits};
 use davylamp_engine::RatioQuery;
 use futures::future::BoxFuture;
+use promql_parser::parser::{self, Expr};
 
 use super::*;
 use crate::metrics::{Answer, QueryError, Series};
@@ -38,6 +39,8 @@ enum Behaviour {
     NeverAnswers,
     TakesSeconds(u64),
     Floods,
+    /// Nine of ten are below half a second.
+    Buckets,
 }
 
 impl FakeSource {
@@ -81,6 +84,25 @@ impl MetricsApi for FakeSource {
                 Behaviour::Warns => answer.partial = true,
                 Behaviour::NeverAnswers => std::future::pending().await,
                 Behaviour::TakesSeconds(seconds) => sleep(Duration::from_secs(seconds)).await,
+                Behaviour::Buckets if promql.contains("_bucket{") => {
+                    let Expr::MatrixSelector(selector) = parser::parse(promql).unwrap() else {
+                        panic!("{promql}")
+                    };
+                    let matchers = selector.vs.matchers.matchers;
+                    let there = |le: &&str| matchers.iter().all(|m| m.name != "le" || m.is_match(le));
+                    let bucket = |le: &str| {
+                        let mut bucket = one("a", "200");
+                        bucket.labels.insert("le".to_owned(), le.to_owned());
+                        bucket.samples.iter_mut().for_each(|(_, value)| *value *= 0.9);
+                        bucket
+                    };
+                    answer.series = ["0.07", "0.5", "1.0", "+Inf"]
+                        .iter()
+                        .filter(|le| there(le))
+                        .map(|le| bucket(le))
+                        .collect();
+                }
+                Behaviour::Buckets => {}
                 Behaviour::Floods => answer.series = (0..51).map(|n| one("a", &n.to_string())).collect(),
             }
             Ok(answer)
@@ -125,7 +147,7 @@ fn key(namespace: &str) -> Key {
 
 /// Of a source and its address, from so many seconds after T0, one metric of one pod.
 fn wanted(source: &str, since: i64) -> Wanted {
-    let ratio = RatioQuery { events: "errors".to_owned(), total: "requests".to_owned() };
+    let ratio = RatioQuery::Counters { events: "errors".to_owned(), total: "requests".to_owned() };
     let query = Query {
         source: source.to_owned(),
         since: T0 + since * SECOND,
@@ -246,7 +268,7 @@ async fn nothing_is_asked_for_who_wants_nothing() {
     scene.api.set("prom", Behaviour::TakesSeconds(5));
     let mut many = wanted("prom", 0);
     for n in 0..5 {
-        let ratio = RatioQuery { events: format!("errors_{n}"), total: "requests".to_owned() };
+        let ratio = RatioQuery::Counters { events: format!("errors_{n}"), total: "requests".to_owned() };
         many.query.metrics.insert(format!("ratio-{n}"), ratio);
     }
     scene.sampler.want(&key("shop"), Some(many));
@@ -268,7 +290,7 @@ async fn equal_texts_of_a_rollout_are_asked_once() {
     let scene = Scene::new();
     scene.until(100).await;
     let mut two = wanted("prom", 0);
-    let ratio = RatioQuery { events: "slow".to_owned(), total: "requests".to_owned() };
+    let ratio = RatioQuery::Counters { events: "slow".to_owned(), total: "requests".to_owned() };
     two.query.metrics.insert("slow".to_owned(), ratio);
     scene.sampler.want(&key("shop"), Some(two));
     scene.until(101).await;
@@ -444,6 +466,35 @@ async fn the_label_of_a_source_is_in_each_question() {
     assert!(
         texts.len() == 2 && texts.iter().all(|asked| asked.text.contains(",cluster=\"eu\"}[")),
         "{texts:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_that_is_no_bucket_is_answered_with_those_that_are() {
+    let scene = Scene::new();
+    scene.until(100).await;
+    scene.api.set("histogram", Behaviour::Buckets);
+    let slower = |ms| {
+        let mut wanted = wanted("histogram", 30);
+        let than = davylamp_api::scalar::Duration::from_millis(ms);
+        let ratio = RatioQuery::Slower { histogram: "latency_seconds".to_owned(), than };
+        wanted.query.metrics = BTreeMap::from([("slow".to_owned(), ratio)]);
+        Some(wanted)
+    };
+    scene.sampler.want(&key("a"), slower(300));
+    scene.sampler.want(&key("b"), slower(500));
+    scene.until(101).await;
+    let (_, failing) = scene.sampler.samples(&key("a")).unwrap().failing.clone().unwrap();
+    assert_eq!(
+        failing,
+        "metric slow: MetricSource histogram: the histogram has no bucket with the bound of slowerThan: write one of 70ms, 500ms, 1s"
+    );
+    let samples = scene.sampler.samples(&key("b")).unwrap();
+    assert_eq!(samples.failing, None);
+    let increments = &samples.metrics["slow"].pods["a"]["{}"];
+    assert!(
+        !increments.is_empty() && increments.iter().all(|i| (i.events, i.total) == (1.0, 10.0)),
+        "{increments:?}"
     );
 }
 
