@@ -127,7 +127,7 @@ fn bound_of(histogram: &str, than: Duration) -> String {
 }
 
 /// By the name's unit, as Prometheus' conventions have it.
-pub fn in_milliseconds(histogram: &str) -> bool {
+pub(super) fn in_milliseconds(histogram: &str) -> bool {
     ["_milliseconds", "_ms"].iter().any(|unit| histogram.ends_with(unit))
 }
 

@@ -79,7 +79,6 @@ impl MetricsApi for FakeSource {
             };
             let mut answer = Answer { series: vec![one("a", "200")], partial: false };
             match behaviour {
-                Behaviour::Answers => {}
                 Behaviour::Refuses => return Err(QueryError::Http(401)),
                 Behaviour::Warns => answer.partial = true,
                 Behaviour::NeverAnswers => std::future::pending().await,
@@ -102,7 +101,7 @@ impl MetricsApi for FakeSource {
                         .map(|le| bucket(le))
                         .collect();
                 }
-                Behaviour::Buckets => {}
+                Behaviour::Answers | Behaviour::Buckets => {}
                 Behaviour::Floods => answer.series = (0..51).map(|n| one("a", &n.to_string())).collect(),
             }
             Ok(answer)
@@ -407,7 +406,8 @@ async fn doubtful_answers_are_failures() {
     scene.sampler.want(&key("a"), Some(wanted("partial", 30)));
     scene.sampler.want(&key("b"), Some(wanted("wide", 30)));
     let mut wrong = wanted("prom", 30);
-    wrong.query.metrics.entry("ratio".to_owned()).and_modify(|r| r.events = "rate(errors[5m])".to_owned());
+    let ratio = RatioQuery::Counters { events: "rate(errors[5m])".to_owned(), total: "requests".to_owned() };
+    wrong.query.metrics.insert("ratio".to_owned(), ratio);
     scene.sampler.want(&key("c"), Some(wrong));
     scene.until(102).await;
     let text = |namespace| scene.sampler.samples(&key(namespace)).unwrap().failing.clone().unwrap().1;
