@@ -276,7 +276,7 @@ pub struct Metric {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.events) == has(self.total) && has(self.histogram) == has(self.slowerThan) && has(self.events) != has(self.histogram)")
-    .message("ratio: write events and total, or histogram and slowerThan"))]
+    .message("spec.analysis.metrics[].ratio: write events and total, or histogram and slowerThan"))]
 pub struct Ratio {
     /// What goes wrong, like `http_requests_total{code=~"5.."}`.
     #[schemars(length(min = 1, max = 1024))]

@@ -48,7 +48,7 @@ pub(crate) fn acts<W: Write>(show: &mut Show<W>, seed: u64, speed: Speed) -> Res
         let (report, without) = thread::scope(|scope| -> Result<_> {
             // Meanwhile, so that nobody waits for it.
             let without = (calm != scenario).then(|| scope.spawn(|| simulate(&calm, seed, &mut |_| {})));
-            let report = show.run(&scenario, seed, speed).context(act.file)?;
+            let report = show.run(&scenario, seed, speed, &mut |_| {}).context(act.file)?;
             let without = without.and_then(|thread| thread.join().ok()).transpose()?;
             Ok((report, without))
         })?;

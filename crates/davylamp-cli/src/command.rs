@@ -1,16 +1,20 @@
 //! The command line: its shapes, and what each command does from its words to its last line.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::thread;
 
 use anyhow::{Context, Result};
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use davylamp_sim::simulate;
+use davylamp_world::ApiServer;
 use serde::Serialize;
 
 use crate::acts::{SPEED, acts};
 use crate::distribution::distribution;
+use crate::door::Door;
 use crate::input::{self, Flags, Input};
 use crate::pace::Speed;
 use crate::planned::Planned;
@@ -58,6 +62,9 @@ struct Simulate {
     /// 60x is a minute each second, drawn as it happens; max is as quick as it can be
     #[arg(long, default_value = "max", conflicts_with = "runs")]
     speed: Speed,
+    /// Let kubectl look in at this loopback address, like 127.0.0.1:8001; also when it is over, until Ctrl-C
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["runs", "output"])]
+    listen: Option<SocketAddr>,
     /// For people, or for programs
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -141,9 +148,26 @@ impl Simulate {
         if self.speed != Speed::Max {
             show.catch_interrupt()?;
         }
-        let report = show.run(&scenario, self.seed, self.speed).context(name)?;
+        let door = self.listen.map(Door::new).transpose()?;
+        if let Some(door) = &door {
+            writeln!(io::stderr(), "note: {}", door.hint())?;
+        }
+        let mut opened = Ok(());
+        let mut open = |server: &ApiServer| {
+            if let Some(door) = &door {
+                opened = door.open(server);
+            }
+        };
+        let report = show.run(&scenario, self.seed, self.speed, &mut open).context(name)?;
+        opened?;
         show.say(&format!("\n{}\n  {:<10}{}", summary(&report), "repeat", self.repeat()));
         show.close()?;
+        if let Some(door) = &door {
+            writeln!(io::stderr(), "note: it is over; until Ctrl-C you can still look: {}", door.hint())?;
+            loop {
+                thread::park();
+            }
+        }
         Ok(report.failures.is_empty())
     }
 

@@ -5,6 +5,7 @@ mod acts;
 mod advice;
 mod command;
 mod distribution;
+mod door;
 mod figures;
 mod forecast;
 mod input;

@@ -8,7 +8,8 @@ use crossterm::cursor::{Hide, MoveToColumn, MoveUp, Show as ShowCursor};
 use crossterm::style::{Color, Stylize};
 use crossterm::terminal::{Clear, ClearType, size};
 use crossterm::{Command, execute};
-use davylamp_sim::{Entry, Frame, Kind, Report, Scenario, SimError, simulate};
+use davylamp_sim::{Entry, Frame, Kind, Report, Scenario, SimError, simulate_open};
+use davylamp_world::ApiServer;
 
 use crate::figures::clock;
 use crate::pace::{Pace, Speed};
@@ -55,10 +56,17 @@ impl<W: Write> Show<W> {
     }
 
     /// Runs the scenario at this speed, tells its whole timeline, and draws it meanwhile unless the speed is `max`.
-    pub(crate) fn run(&mut self, scenario: &Scenario, seed: u64, speed: Speed) -> Result<Report, SimError> {
+    /// `open` gets its API server first.
+    pub(crate) fn run(
+        &mut self,
+        scenario: &Scenario,
+        seed: u64,
+        speed: Speed,
+        open: &mut dyn FnMut(&ApiServer),
+    ) -> Result<Report, SimError> {
         self.told = 0;
         let mut pace = Pace::new(speed);
-        let report = simulate(scenario, seed, &mut |frame| {
+        let report = simulate_open(scenario, seed, open, &mut |frame| {
             // Once nobody reads any more, there is nothing to wait for.
             if self.failed.is_none() && speed != Speed::Max {
                 pace.keep(frame.at);

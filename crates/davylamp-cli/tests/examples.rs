@@ -1,6 +1,8 @@
 //! The program itself, as people run it: every scenario of the examples comes true, and one seed gives one output.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -78,4 +80,26 @@ fn what_failed_is_told_by_the_code() {
     let output = simulate("-f no-such-file.yaml").output().unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
     assert!(text(&output).starts_with("error: no-such-file.yaml: "), "{}", text(&output));
+}
+
+#[test]
+fn others_can_look_in() {
+    let words = "-f examples/scenarios/bad.yaml --listen 127.0.0.1:0";
+    let mut child = simulate(words).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let hint = told.next().unwrap();
+    let address = hint.split("http://").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    assert!(told.next().unwrap().contains("it is over"), "{words}");
+    let mut stream = TcpStream::connect(address).unwrap();
+    let path = "/apis/davylamp.dev/v1alpha1/namespaces/default/rollouts/shop";
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"Degraded\""), "{words}: {answer}");
+
+    let output = simulate("-f examples/scenarios/bad.yaml --listen 0.0.0.0:0").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("write a loopback address"), "{}", text(&output));
 }

@@ -14,5 +14,5 @@ mod user;
 
 pub use fault::{Fault, What, When};
 pub use report::{Cohort, Entry, Frame, Kind, Report, Write};
-pub use run::{SimError, simulate};
+pub use run::{SimError, simulate, simulate_open};
 pub use scenario::{Event, Expect, Happening, Moment, Scenario};

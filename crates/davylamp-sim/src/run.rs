@@ -9,7 +9,7 @@ use davylamp_api::Instant as WallTime;
 use davylamp_api::scalar::Duration as After;
 use davylamp_controller::clock::Clock;
 use davylamp_controller::{Config, leader};
-use davylamp_world::World;
+use davylamp_world::{ApiServer, World};
 use http::Method;
 use kube::Client;
 use serde_json::{Value, json};
@@ -62,11 +62,22 @@ pub enum SimError {
 /// Runs a scenario from a seed to its end; `watch` sees a frame each virtual second, and may block the thread: that is how a
 /// speed is kept. Not to be called from async code, for it is a runtime of its own.
 pub fn simulate(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&Frame)) -> Result<Report, SimError> {
+    simulate_open(scenario, seed, &mut |_| {}, watch)
+}
+
+/// The same; `open` gets the API server before anything happens, for others to look into.
+pub fn simulate_open(
+    scenario: &Scenario,
+    seed: u64,
+    open: &mut dyn FnMut(&ApiServer),
+    watch: &mut dyn FnMut(&Frame),
+) -> Result<Report, SimError> {
     // The back-off of kube draws from this thread's generator.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
     runtime.block_on(async {
         let mut simulation = Simulation::start(scenario, seed).await?;
+        open(simulation.world.server());
         simulation.go(watch).await?;
         simulation.end(seed).await
     })

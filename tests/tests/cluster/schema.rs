@@ -99,7 +99,7 @@ async fn what_the_schema_admits_can_be_read() -> Result<()> {
         "ca": {"pem": ""}, "authentication": {"oauth2": {"tokenUrl": "https://login/token", "clientId": "a",
         "clientSecret": {"name": "a", "key": "b"}, "scopes": ["a"], "parameters": {"key": "b"}, "tls": {}}},
         "headers": [{"name": "X-A", "secret": {"name": "a", "key": "b"}}], "header": "X-Scope-OrgID",
-        "verb": "promote", "hash": "0",
+        "ratio": {"histogram": "a", "slowerThan": "5s"}, "verb": "promote", "hash": "0",
     });
     let mut tried = 0;
     tried += world.admits::<Rollout>("rollouts", &rollout(), &given).await?;
@@ -169,7 +169,11 @@ fn full(schema: &Value, given: &Value) -> Value {
         Some("object") => {
             let properties = schema["properties"].as_object().cloned().unwrap_or_default();
             let one = |(name, schema): (&String, &Value)| {
-                let value = given.get(name).filter(|value| value.is_string() == (schema["type"] == "string"));
+                let fits = |value: &&Value| {
+                    (value.is_string(), value.is_object())
+                        == (schema["type"] == "string", schema["type"] == "object")
+                };
+                let value = given.get(name).filter(fits);
                 (name.clone(), value.cloned().unwrap_or_else(|| full(schema, given)))
             };
             let mut object: serde_json::Map<_, _> = properties.iter().map(one).collect();
@@ -349,6 +353,16 @@ fn broken() -> Vec<(Value, &'static str)> {
             "spec.analysis.source: name the MetricSource that holds the metrics",
         ),
     ];
+    let ratio = "spec.analysis.metrics[].ratio: write events and total, or histogram and slowerThan";
+    for neither in [
+        json!({}),
+        json!({"events": "a"}),
+        json!({"slowerThan": "1s"}),
+        json!({"events": "a", "total": "b", "histogram": "c", "slowerThan": "1s"}),
+        json!({"events": "a", "total": "b", "slowerThan": "1s"}),
+    ] {
+        broken.push((with("/spec/analysis/metrics", json!([{"name": "errors", "ratio": neither}])), ratio));
+    }
     let action = |spec: Value| {
         let mut action = action();
         action["spec"] = spec;
