@@ -32,7 +32,7 @@ demo-programs:
 test: ## everything: formatting, lints, documentation, all tests, the cluster tests included
 	tests/run
 
-test-faults: ## simulate each story with each fault at each place, some 17,000 runs (more than an hour)
+test-faults: ## simulate each story with each fault at each place, some 18,000 runs (about 40 minutes on two cores)
 	DAVYLAMP_FAULTS=all cargo test -p davylamp-sim --test faults -- --nocapture
 
 crds: ## write deploy/crds
