@@ -29,6 +29,14 @@ const TIMED: &[&str] = &["late regression", "no data"];
 const MAY_DIFFER: &[(&str, &str, &str)] = &[
     ("never ready", "metrics slow", NEXT_ATTEMPT),
     ("never ready", "away at", NEXT_ATTEMPT),
+    ("never ready", "event 79 lost", NEXT_ATTEMPT),
+    ("never ready", "event 80 lost", NEXT_ATTEMPT),
+    ("never ready", "event 81 lost", NEXT_ATTEMPT),
+    ("never ready", "event 82 lost", NEXT_ATTEMPT),
+    ("never ready", "event 83 lost", NEXT_ATTEMPT),
+    ("never ready", "event 84 lost", NEXT_ATTEMPT),
+    ("never ready", "event 85 lost", NEXT_ATTEMPT),
+    ("never ready", "event 86 lost", NEXT_ATTEMPT),
     (
         "no data",
         "event 48 lost",
@@ -36,6 +44,7 @@ const MAY_DIFFER: &[(&str, &str, &str)] = &[
     ),
     ("abort", "event 86 lost", LATE_WORD),
     ("promote", "event 86 lost", LATE_WORD),
+    ("retry", "event 86 lost", LATE_WORD),
     ("capacity lost", "event 87 lost", "that pods are gone is seen a minute late, after their silence"),
 ];
 const NEXT_ATTEMPT: &str = "it lasts until the next attempt, which comes by itself after two minutes";
