@@ -254,21 +254,90 @@ pub struct Analysis {
     pub metrics: Vec<Metric>,
 }
 
-/// One thing that is compared between canary and baseline.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// One thing that is compared between canary and baseline. Exactly one kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.ratio), has(self.count), has(self.distribution)].filter(k, k).size() == 1")
+    .message("spec.analysis.metrics[]: write one of ratio, count and distribution"))]
+#[x_kube(validation = Rule::new("!has(self.goal) || has(self.count)")
+    .message("spec.analysis.metrics[].goal: leave it out here: of a ratio and of a distribution less is better; only a count has a goal"))]
+#[x_kube(validation = Rule::new("!has(self.floor) || has(self.ratio)")
+    .message("spec.analysis.metrics[].floor: leave it out here: only a ratio has a floor"))]
 pub struct Metric {
     /// Its name in status, events and records.
     #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 40))]
     pub name: String,
     /// Events of so many, as errors of requests. Lower is better.
-    pub ratio: Ratio,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Ratio>,
+    /// Events for so much exposure, as orders for requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<Count>,
+    /// Values, as latencies. Lower is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<Distribution>,
+    /// What is better, for a count. Default lower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<Goal>,
+    /// What follows from it. Default gating.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<MetricRole>,
     /// Worse than the baseline by no more than this is tolerated. Default 10%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<Percent>,
-    /// Rates below this are never a reason to roll back. Default 0.1%.
+    /// Rates below this are never a reason to roll back, for a ratio. Default 0.1%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Percent>,
+    /// For this metric, in place of `spec.analysis.maxServiceImpact`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_service_impact: Option<Percent>,
+}
+
+/// What follows from a metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum MetricRole {
+    /// It may roll back, and must be shown to be good enough for the next step.
+    #[default]
+    Gating,
+    /// The same; all critical metrics together may use half of `falseRollbackRate`.
+    Critical,
+    /// It is shown, and decides nothing.
+    Informational,
+}
+
+/// What is better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Goal {
+    /// As of failures.
+    #[default]
+    Lower,
+    /// As of orders.
+    Higher,
+}
+
+/// Two counters of which the first need not be a part of the second. Each is a plain selector without range or function;
+/// matchers for pods and namespace are added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Count {
+    /// What is counted, like `orders_total`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub events: String,
+    /// For how much, like `http_requests_total`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub exposure: String,
+}
+
+/// A histogram, all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Distribution {
+    /// The name of a histogram, classic or native, without `_bucket`, perhaps with matchers, like
+    /// `http_request_duration_seconds{path!="/health"}`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub histogram: String,
 }
 
 /// Two counters, or the part of a histogram above a bound. Each is a plain selector without range or function; matchers for
