@@ -193,7 +193,8 @@ impl<'a> Prometheus<'a> {
             }
             query => (query.clone(), false),
         };
-        let Questions::Ratio { events, total, buckets } = of_workload(&query, labels, namespace, name)? else {
+        let Questions::Ratio { events, total, buckets } = of_workload(&query, labels, namespace, name)?
+        else {
             bail!("{}: no counters to read", metric.name)
         };
         let (events, total) = (events.over(window.millis()), total.over(window.millis()));
@@ -209,7 +210,10 @@ impl<'a> Prometheus<'a> {
             );
         }
         if tail {
-            let from = format!("{} values read from {url} within {window}; the slowest 5 % assumed to be compared", count(whole(all.sum)));
+            let from = format!(
+                "{} values read from {url} within {window}; the slowest 5 % assumed to be compared",
+                count(whole(all.sum))
+            );
             return Ok(Counted { events: TAIL * all.sum, total: all.sum, from });
         }
         // Counters of events that never happened do not exist.

@@ -18,5 +18,5 @@ mod states;
 mod steps;
 
 pub use decide::decide;
-pub use decision::{Decision, Desired, Query, MetricQuery, RouteGoal, Wake, Why};
+pub use decision::{Decision, Desired, MetricQuery, Query, RouteGoal, Wake, Why};
 pub use program::{Conduct, Input, MetricPlan, Plan, Problem, Program, pods_for};

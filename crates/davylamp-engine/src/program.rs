@@ -96,6 +96,8 @@ pub struct Plan {
     pub alpha: f64,
     /// The false promotion rate of each metric and step.
     pub beta: f64,
+    /// The total impact on the service that a step may have, of metrics without one of their own.
+    pub impact: f64,
     /// When `hold.max` has passed.
     pub on_inconclusive: OnInconclusive,
     /// When the canary is silent.
@@ -441,6 +443,7 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
         source: written.source.clone(),
         alpha,
         beta,
+        impact: impact.share(),
         on_inconclusive: written.on_inconclusive.unwrap_or_default(),
         on_no_data: written.on_no_data.unwrap_or_default(),
         on_no_traffic: written.on_no_traffic.unwrap_or_default(),
@@ -525,11 +528,19 @@ fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<
     let query = metric_query(path, metric, problems);
     let goal = metric.goal.unwrap_or_default();
     if metric.goal.is_some() && metric.count.is_none() {
-        problems.push(problem(&format!("{path}.goal"), "not of a count", "leave it out: less is better here"));
+        problems.push(problem(
+            &format!("{path}.goal"),
+            "not of a count",
+            "leave it out: less is better here",
+        ));
     }
     let tolerance = metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share();
     if goal == Goal::Higher && tolerance >= 1.0 {
-        problems.push(problem(&format!("{path}.tolerance"), "100%", "write less: that would tolerate none at all"));
+        problems.push(problem(
+            &format!("{path}.tolerance"),
+            "100%",
+            "write less: that would tolerate none at all",
+        ));
     }
     if metric.floor.is_some() && metric.ratio.is_none() {
         problems.push(problem(&format!("{path}.floor"), "not of a ratio", "leave it out"));

@@ -79,7 +79,9 @@ fn evaluate(expr: &Expr, moments: &[i64], select: Select<'_>) -> Result<BTreeMap
         Expr::Paren(paren) => evaluate(&paren.expr, moments, select),
         Expr::VectorSelector(selector) => Ok(newest(selector, moments, select)),
         Expr::Call(call) if call.func.name == "timestamp" => {
-            let [argument] = call.args.args.as_slice() else { return Err("timestamp of one thing".to_owned()) };
+            let [argument] = call.args.args.as_slice() else {
+                return Err("timestamp of one thing".to_owned());
+            };
             let mut times = BTreeMap::new();
             for (mut labels, mut cells) in evaluate(argument, moments, select)? {
                 labels.remove("__name__");
