@@ -118,7 +118,9 @@ impl Known {
             (Some(rps), None, None) => {
                 let share = match metric.query {
                     MetricQuery::Distribution { .. } => TAIL,
-                    _ => metric.floor.unwrap_or(ASSUMED),
+                    MetricQuery::Counters { .. } | MetricQuery::Slower { .. } => {
+                        metric.floor.unwrap_or(ASSUMED)
+                    }
                 };
                 (rps, share, "assumed; --errors says it, --prometheus reads it".to_owned())
             }
@@ -191,7 +193,7 @@ impl<'a> Prometheus<'a> {
                 let (histogram, than) = (histogram.clone(), Duration::from_secs(1));
                 (MetricQuery::Slower { histogram, than }, true)
             }
-            query => (query.clone(), false),
+            query @ (MetricQuery::Counters { .. } | MetricQuery::Slower { .. }) => (query.clone(), false),
         };
         let Questions::Ratio { events, total, buckets } = of_workload(&query, labels, namespace, name)?
         else {

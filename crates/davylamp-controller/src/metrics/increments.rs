@@ -195,6 +195,7 @@ fn remembered(then: i64, at: i64, memory: i64) -> bool {
 ///
 /// When anything falls, some series have begun anew or are gone: which, their sum does not tell, so that this scrape is only
 /// the base of the next increment.
+#[must_use]
 pub fn distribution(values: &[Series], times: &[Series], window: &Window<'_>) -> MetricSamples {
     let mut counted: BTreeMap<(&str, String), BTreeMap<i64, Counted>> = BTreeMap::new();
     for one in values {
