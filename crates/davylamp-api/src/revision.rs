@@ -44,7 +44,7 @@ pub fn canonical(template: &Value) -> Value {
 }
 
 /// `serde_json`'s maps are sorted; null goes, and whole floats become integers.
-fn plain(value: &Value) -> Value {
+pub(crate) fn plain(value: &Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(
             map.iter()

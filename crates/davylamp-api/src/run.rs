@@ -1,13 +1,17 @@
 //! `RolloutRun`: one attempt to release one revision: its program, and every decision with its evidence.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::Instant;
+use crate::revision::plain;
 use crate::rollout::{Analysis, Strategy};
 use crate::scalar::Duration;
 
@@ -38,6 +42,10 @@ pub struct RolloutRunSpec {
     /// The hash of the revision.
     #[schemars(length(max = 32))]
     pub hash: String,
+    /// The hash of the revision that it is compared with.
+    #[schemars(length(max = 32))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
     /// The number of the attempt, from 1.
     pub attempt: i32,
     /// The version of this program's form.
@@ -117,6 +125,10 @@ pub struct DecisionRecord {
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Instant>,
+    /// At the beginning of a weight: data of the one before was read up to this moment.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Instant>,
     /// Pods that were not yet warm at that time, and when they were; at most 50 are listed.
     #[schemars(with = "BTreeMap<String, Time>", extend("maxProperties" = 50))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -124,6 +136,39 @@ pub struct DecisionRecord {
     /// Records were merged into this one, for the outbox was full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<bool>,
+    /// The digest of the record before, of the first one that of the spec: who changes one must change all that follow.
+    #[schemars(length(max = 64))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_digest: Option<String>,
+}
+
+impl DecisionRecord {
+    /// Its [`digest`].
+    #[must_use]
+    pub fn digest(&self) -> String {
+        digest(&serde_json::to_value(self).unwrap_or_default())
+    }
+}
+
+/// SHA-256 of JSON with sorted keys, without nulls, and with 1 for 1.0, in hex.
+#[must_use]
+pub fn digest(value: &Value) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(plain(value).to_string()) {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+/// The first record that does not name the one before it, or the spec if it is the first.
+#[must_use]
+pub fn broken<'a>(spec: &Value, decisions: &'a [DecisionRecord]) -> Option<&'a DecisionRecord> {
+    let mut previous = digest(spec);
+    decisions.iter().find(|record| {
+        let named = record.previous_digest.as_ref() == Some(&previous);
+        previous = record.digest();
+        !named
+    })
 }
 
 /// The evidence of one metric at a decision.

@@ -431,6 +431,9 @@ pub struct Checkpoint {
     pub from: i64,
     /// The end of the last round that was folded.
     pub folded_until: i64,
+    /// The same at the weight before; 0 without one.
+    #[serde(default)]
+    pub closed: i64,
     /// What was not seen lately.
     pub silent: Silence,
     /// By metric.

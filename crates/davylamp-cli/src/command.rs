@@ -21,6 +21,7 @@ use crate::planned::Planned;
 use crate::rates::Known;
 use crate::show::Show;
 use crate::summary::summary;
+use crate::verify::Verify;
 
 /// Progressive delivery by measurement: plan a Rollout and try it before it is trusted.
 #[derive(Debug, Parser)]
@@ -44,6 +45,11 @@ enum Command {
     /// Exits with 0 when each step can be judged, with 1 when not, and with 2 when the input is wrong.
     #[command(after_help = EXAMPLES)]
     Plan(Plan),
+    /// Ask for the samples of a run again and recompute the evidence of each of its decisions
+    ///
+    /// Exits with 0 when all is as recorded, with 1 when not, and with 2 when the input is wrong or the source does not answer.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(VerifyArguments),
     /// A good version is promoted, a bad one rolled back, and a controller killed in the middle; about a minute
     Demo(Demo),
 }
@@ -90,6 +96,19 @@ struct Plan {
     known: Known,
 }
 
+const VERIFY_EXAMPLES: &str = "Examples:
+  kubectl davylamp verify checkout-13-1 -n shop --prometheus http://localhost:9090
+  kubectl get rolloutrun checkout-13-1 -o yaml | kubectl davylamp verify -f - --prometheus http://localhost:9090";
+
+#[derive(Args, Debug)]
+struct VerifyArguments {
+    #[command(flatten)]
+    verify: Verify,
+    /// For people, or for programs
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     Text,
@@ -113,6 +132,14 @@ impl Cli {
         match self.command {
             Command::Simulate(arguments) => arguments.run(colour),
             Command::Plan(arguments) => arguments.run(colour),
+            Command::Verify(VerifyArguments { verify, output }) => {
+                let verified = verify.run()?;
+                match output {
+                    Output::Json => print_json(&verified)?,
+                    Output::Text => verified.print(&mut io::stdout())?,
+                }
+                Ok(verified.holds())
+            }
             Command::Demo(Demo { seed, speed }) => {
                 let mut show = Show::stdout(colour);
                 show.catch_interrupt()?;

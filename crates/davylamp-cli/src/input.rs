@@ -124,6 +124,18 @@ pub(crate) struct Input {
 
 /// Reads the files; `-` is what is typed or piped in.
 pub(crate) fn read(files: &[PathBuf], flags: &Flags) -> Result<Input> {
+    let mut input = parse(&texts(files)?)?;
+    flags.apply(&mut input.scenario);
+    Ok(input)
+}
+
+/// All objects in the files.
+pub(crate) fn objects(files: &[PathBuf]) -> Result<Vec<Value>> {
+    Ok(documents(&texts(files)?)?.into_iter().map(|document| document.value).collect())
+}
+
+/// With their names.
+fn texts(files: &[PathBuf]) -> Result<Vec<(String, String)>> {
     let mut texts = Vec::new();
     for file in files {
         let text = if file == Path::new("-") {
@@ -135,9 +147,7 @@ pub(crate) fn read(files: &[PathBuf], flags: &Flags) -> Result<Input> {
         let name = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
         texts.push((text.with_context(|| name.clone())?, name));
     }
-    let mut input = parse(&texts)?;
-    flags.apply(&mut input.scenario);
-    Ok(input)
+    Ok(texts)
 }
 
 /// Reads one text.
@@ -151,6 +161,17 @@ struct Document {
 }
 
 fn parse(texts: &[(String, String)]) -> Result<Input> {
+    let documents = documents(texts)?;
+    match documents.as_slice() {
+        [] => bail!("{}: nothing in it; write a scenario or a Rollout", names(texts)),
+        [one] if one.value.get("kind").is_none() => {
+            Ok(Input { name: one.file.clone(), scenario: typed(one)?, notes: Vec::new() })
+        }
+        _ => manifests(documents, texts),
+    }
+}
+
+fn documents(texts: &[(String, String)]) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     for (text, file) in texts {
         for document in serde_yaml::Deserializer::from_str(text) {
@@ -164,13 +185,7 @@ fn parse(texts: &[(String, String)]) -> Result<Input> {
             }
         }
     }
-    match documents.as_slice() {
-        [] => bail!("{}: nothing in it; write a scenario or a Rollout", names(texts)),
-        [one] if one.value.get("kind").is_none() => {
-            Ok(Input { name: one.file.clone(), scenario: typed(one)?, notes: Vec::new() })
-        }
-        _ => manifests(documents, texts),
-    }
+    Ok(documents)
 }
 
 /// What `kubectl get -o yaml` writes of several objects is one `List`.

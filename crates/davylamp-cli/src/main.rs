@@ -15,6 +15,7 @@ mod planned;
 mod rates;
 mod show;
 mod summary;
+mod verify;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -43,7 +43,7 @@ pub(crate) struct Known {
     pod_start: Duration,
 }
 
-fn address(text: &str) -> Result<String, &'static str> {
+pub(crate) fn address(text: &str) -> Result<String, &'static str> {
     let is_one =
         ["http://", "https://"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
     if is_one {

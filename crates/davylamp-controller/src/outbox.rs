@@ -4,11 +4,11 @@
 use davylamp_api::RolloutStatus;
 use davylamp_api::k8s_openapi::api::core::v1::ObjectReference;
 use davylamp_api::labels::{self, MANAGER_STATUS};
-use davylamp_api::run::{DecisionRecord, RolloutRunStatus};
+use davylamp_api::run::{DecisionRecord, RolloutRunStatus, digest};
 use davylamp_api::status::{ActionOutcome, Pending};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::apply::{controller_revisions, ours, replica_sets};
@@ -89,7 +89,7 @@ impl Outbox {
         let mut status: RolloutRunStatus = serde_json::from_value(status).unwrap_or_default();
         let number = pending.record.number;
         if number > status.last {
-            append(&mut status, pending);
+            append(&mut status, pending, &there.data["spec"]);
             there.data["status"] = serde_json::to_value(&status).unwrap_or_default();
             let params =
                 PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
@@ -237,24 +237,21 @@ impl Outbox {
     }
 }
 
-/// The record takes only higher numbers, and says when it stops growing.
-fn append(status: &mut RolloutRunStatus, pending: &Pending) {
+/// The record takes only higher numbers, and says when it stops growing. Each decision names the one before.
+fn append(status: &mut RolloutRunStatus, pending: &Pending, spec: &Value) {
     let record = &pending.record;
     status.last = record.number;
     status.outcome = pending.outcome.clone().or_else(|| status.outcome.clone());
+    let previous = status.decisions.last().map_or_else(|| digest(spec), DecisionRecord::digest);
+    let record = DecisionRecord { previous_digest: Some(previous), ..record.clone() };
     if status.decisions.len() < DECISIONS {
-        status.decisions.push(record.clone());
+        status.decisions.push(record);
     } else if status.decisions.len() == DECISIONS {
         warn!(record = record.number, "the record of a run is full");
         let message = format!(
             "the record is full: later decisions are in the events of the Rollout only; first: {}",
             record.message
         );
-        status.decisions.push(DecisionRecord {
-            message,
-            metrics: Vec::new(),
-            gap: Some(true),
-            ..record.clone()
-        });
+        status.decisions.push(DecisionRecord { message, metrics: Vec::new(), gap: Some(true), ..record });
     }
 }

@@ -80,6 +80,7 @@ fn new_run(pass: &Pass<'_>) -> Option<(String, RolloutRunSpec)> {
         rollout: pass.observed.meta.name.clone(),
         revision,
         hash: program.hash.clone(),
+        baseline: Some(pass.stable_hash()),
         attempt,
         version: 1,
         strategy: program.conduct.strategy.clone(),

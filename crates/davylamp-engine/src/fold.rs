@@ -123,6 +123,9 @@ impl<'a> Fold<'a> {
 
     /// No samples count until the next [`Fold::open`]: the weight or a cohort changes.
     pub(crate) fn close(&mut self) {
+        if self.is_open() {
+            self.checkpoint.closed = self.checkpoint.folded_until;
+        }
         self.checkpoint.t0 = 0;
         self.checkpoint.silent = Silence::default();
         self.rounds.clear();
@@ -329,6 +332,17 @@ impl<'a> Fold<'a> {
         checkpoint
     }
 
+    /// Data of the weight before was read up to this moment.
+    pub(crate) fn closed(&self) -> Option<Instant> {
+        Instant::from_millisecond(self.checkpoint.closed).ok().filter(|_| self.checkpoint.closed > 0)
+    }
+
+    /// These pods are warm from then on, all others have been for long.
+    pub(crate) fn warm_from(&mut self, warm: &BTreeMap<String, i64>) {
+        let ready = |at: &i64| at.saturating_sub(self.plan.warmup);
+        self.checkpoint.young = warm.iter().map(|(pod, at)| (pod.clone(), ready(at))).collect();
+    }
+
     /// Whether any round was folded in this pass.
     pub(crate) fn moved(&self) -> bool {
         self.folded > 0
@@ -432,7 +446,9 @@ impl<'a> Fold<'a> {
 /// A checkpoint by hand or by another version holds any numbers; times before 1970 or after year 9999 are no times.
 fn readable(checkpoint: &Checkpoint) -> Checkpoint {
     let mut checkpoint = checkpoint.clone();
-    for time in [&mut checkpoint.t0, &mut checkpoint.from, &mut checkpoint.folded_until] {
+    for time in
+        [&mut checkpoint.t0, &mut checkpoint.from, &mut checkpoint.folded_until, &mut checkpoint.closed]
+    {
         *time = (*time).clamp(0, LATEST);
     }
     checkpoint.silent.baseline_meanwhile = checkpoint.silent.baseline_meanwhile.clamp(0.0, MOST);

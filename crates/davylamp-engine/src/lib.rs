@@ -12,6 +12,7 @@ mod fold;
 pub mod observed;
 mod pass;
 mod program;
+pub mod replay;
 mod rest;
 pub mod selector;
 mod states;

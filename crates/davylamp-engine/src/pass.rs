@@ -147,8 +147,10 @@ impl<'a> Pass<'a> {
             message: explain::bounded(message, 1_024),
             metrics: judged.map(Fold::records).unwrap_or_default(),
             after,
+            before: judged.filter(|_| to == StateName::Settling).and_then(Fold::closed),
             young,
             gap: None,
+            previous_digest: None,
         };
         let warning = matches!(to, StateName::RollingBack | StateName::Degraded | StateName::Holding)
             || (to == StateName::Paused && reason != Reason::Approval);

@@ -66,6 +66,17 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
     query.metrics.iter().map(of_metric).collect()
 }
 
+/// The increments of all metrics after [`Query::since`](davylamp_engine::Query), up to `until`, asked once; an error says which
+/// metric cannot be read, and why.
+pub async fn fetch_once(
+    api: &dyn MetricsApi,
+    namespace: &str,
+    wanted: &Wanted,
+    until: i64,
+) -> Result<Samples, impl fmt::Display + use<>> {
+    fetch(api, &texts(namespace, wanted), wanted, until).await
+}
+
 /// The increments of all metrics after `since`, up to `until`.
 pub(super) async fn fetch(
     api: &dyn MetricsApi,

@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 
+pub use self::batch::fetch_once;
 pub use self::access::{Network, NoNetwork, SecretError, TokenError};
 pub use self::prometheus::PrometheusApi;
 pub use self::sampler::{Sampler, Wanted};

@@ -1,0 +1,167 @@
+//! A run once more: from its record, and from samples that are still there, to the same evidence or to where it differs.
+//!
+//! [`Replay`] says which samples it needs next and takes them; between two of them it gives what it has found about the
+//! decisions so far. It folds as the engine does, and knows nothing of the pods but what the record says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use davylamp_api::Instant;
+use davylamp_api::conditions::Reason;
+use davylamp_api::run::{DecisionRecord, MetricRecord, RolloutRunSpec};
+use davylamp_api::scalar::Percent;
+use davylamp_api::status::{Checkpoint, StateName};
+
+use crate::decision::Query;
+use crate::fold::{Cohorts, Fold};
+use crate::observed::{Observed, Samples};
+use crate::pass::pod_prefix;
+use crate::program::Conduct;
+
+/// Samples are asked for in windows not longer than this, ms.
+const LONGEST_WINDOW: i64 = 600_000;
+
+/// A run that is gone through once more.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    spec: &'a RolloutRunSpec,
+    conduct: &'a Conduct,
+    records: &'a [DecisionRecord],
+    fold: Fold<'a>,
+    cohorts: Cohorts,
+}
+
+/// What a replay does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// It needs these samples, up to that time in ms since 1970.
+    Ask(Box<Query>, i64),
+    /// It has come to the end of a decision.
+    Checked(Box<Checked>),
+    /// There is nothing more.
+    End,
+}
+
+/// What has become of a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// Its number.
+    pub number: i64,
+    /// The evidence, where it is another now: as recorded, and as it is.
+    pub differs: Vec<(MetricRecord, MetricRecord)>,
+    /// The evidence as it is now does not suffice for the rule that decided.
+    pub unfounded: bool,
+}
+
+impl Checked {
+    /// It is as it was.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        self.differs.is_empty() && !self.unfounded
+    }
+}
+
+impl<'a> Replay<'a> {
+    /// At the beginning of the run. `conduct` is what its spec promises. None when the spec does not say with what its
+    /// canary was compared.
+    #[must_use]
+    pub fn new(spec: &'a RolloutRunSpec, conduct: &'a Conduct, records: &'a [DecisionRecord]) -> Option<Self> {
+        let baseline = spec.baseline.as_deref()?;
+        let prefix = |hash: &str| pod_prefix(&spec.rollout, hash);
+        Some(Self {
+            spec,
+            conduct,
+            records,
+            fold: Fold::new(&conduct.analysis, &Checkpoint::default(), Percent::ZERO, Percent::FULL),
+            cohorts: Cohorts { canary: prefix(&spec.hash), baseline: prefix(baseline) },
+        })
+    }
+
+    /// Goes on as far as it can.
+    pub fn next(&mut self) -> Next {
+        while let Some((record, rest)) = self.records.split_first() {
+            let settling = record.to == StateName::Settling.as_str();
+            let until = if settling { record.before } else { last(record) };
+            if let Some(until) = until.map(Instant::as_millisecond)
+                && self.fold.is_open()
+                && until > self.fold.folded_until()
+                && let Some(query) = self.query()
+            {
+                let end = until.min(query.since.saturating_add(LONGEST_WINDOW));
+                return Next::Ask(Box::new(query), end);
+            }
+            self.records = rest;
+            if settling {
+                self.open(record, rest);
+            }
+            if !record.metrics.is_empty() {
+                return Next::Checked(Box::new(self.check(record)));
+            }
+        }
+        Next::End
+    }
+
+    /// Takes what was asked for.
+    pub fn take(&mut self, samples: &Samples) {
+        let before = self.fold.folded_until();
+        self.fold.take(samples, &Observed::default(), &self.cohorts);
+        while self.fold.look().is_some() {}
+        if self.fold.folded_until() == before {
+            // Less than a round: the record is of another grid, and what differs is told.
+            self.fold.close();
+        }
+    }
+
+    fn query(&self) -> Option<Query> {
+        let plan = &self.conduct.analysis;
+        let sampling = plan.sampling?;
+        Some(Query {
+            source: plan.source.clone()?,
+            since: self.fold.folded_until(),
+            pods: BTreeSet::from([self.cohorts.canary.clone(), self.cohorts.baseline.clone()]),
+            metrics: plan.metrics.iter().map(|m| (m.name.clone(), m.query.clone())).collect(),
+            scrape_interval_ms: sampling.scrape_interval.millis(),
+            delay_ms: sampling.delay.millis(),
+        })
+    }
+
+    /// A weight became effective.
+    fn open(&mut self, record: &DecisionRecord, rest: &[DecisionRecord]) {
+        let Some(after) = record.after.map(Instant::as_millisecond) else { return };
+        let step = usize::try_from(record.step).unwrap_or(0);
+        let next = self.conduct.steps.get(step).map_or(Percent::FULL, |step| step.weight);
+        let weight = record.weight.parse().unwrap_or(Percent::ZERO);
+        let effective = after.saturating_sub(self.conduct.analysis.settle);
+        self.fold.begin_step(weight, next);
+        if let Ok(effective) = Instant::from_millisecond(effective) {
+            self.fold.open(effective);
+        }
+        let same = |other: &&DecisionRecord| other.after == record.after;
+        let warm: BTreeMap<String, i64> = std::iter::once(record)
+            .chain(rest.iter().take_while(|other| other.to != StateName::Settling.as_str()).filter(same))
+            .flat_map(|record| &record.young)
+            .map(|(pod, warm)| (pod.clone(), warm.as_millisecond()))
+            .collect();
+        self.fold.warm_from(&warm);
+    }
+
+    fn check(&self, record: &DecisionRecord) -> Checked {
+        let now = self.fold.records();
+        let pairs = record.metrics.iter().zip(&now);
+        let differs = pairs.filter(|(then, now)| then != now).map(|(then, now)| (then.clone(), now.clone()));
+        let rule = |reason: Reason| record.rule == reason.as_str();
+        let unfounded = (rule(Reason::Regression) && !self.fold.regressed())
+            || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !self.fold.safe());
+        Checked { number: record.number, differs: differs.collect(), unfounded }
+    }
+
+    /// What the run released.
+    #[must_use]
+    pub const fn spec(&self) -> &RolloutRunSpec {
+        self.spec
+    }
+}
+
+/// The end of the data of a decision.
+fn last(record: &DecisionRecord) -> Option<Instant> {
+    record.metrics.iter().filter_map(|metric| metric.until).max()
+}
