@@ -18,6 +18,8 @@ pub(crate) struct Sampler {
     /// Requests a second over all.
     pub(crate) rate: Option<f64>,
     pub(crate) failing_since: Option<i64>,
+    /// Whatever was ever scraped.
+    all: BTreeMap<String, Vec<Increment>>,
     /// A new process has not yet asked.
     pub(crate) nothing_before: i64,
 }
@@ -74,7 +76,9 @@ impl Sampler {
                 pod.rest = exact - events;
                 let increments = self.pods.entry(name.clone()).or_default();
                 increments.retain(|i| i.to > keep);
-                increments.push(Increment { from, to, events, total, buckets: Vec::new() });
+                let increment = Increment { from, to, events, total, buckets: Vec::new() };
+                self.all.entry(name.clone()).or_default().push(increment.clone());
+                increments.push(increment);
             }
         }
     }
@@ -82,18 +86,28 @@ impl Sampler {
     pub(crate) fn samples(&self, now: i64) -> Option<Samples> {
         let query = self.query.as_ref().filter(|_| now >= self.nothing_before)?;
         let until = self.failing_since.unwrap_or(now).min(now) - DELAY;
-        let ours = |pod: &&String| query.pods.iter().any(|prefix| pod.starts_with(prefix));
-        let pods = self.pods.iter().filter(|(pod, _)| ours(pod)).map(|(pod, all)| {
-            let increments: Vec<Increment> =
-                all.iter().filter(|i| i.to > query.since && i.to <= until).cloned().collect();
-            (pod.clone(), BTreeMap::from([("target".to_owned(), increments)]))
-        });
-        let one = MetricSamples { pods: pods.collect() };
-        Some(Samples {
-            since: query.since,
-            until,
-            failing: self.failing_since.map(|since| (at(since), "connection refused".to_owned())),
-            metrics: query.metrics.keys().map(|name| (name.clone(), one.clone())).collect(),
-        })
+        let failing = self.failing_since.map(|since| (at(since), "connection refused".to_owned()));
+        Some(Samples { failing, ..answer(&self.pods, query, until) })
+    }
+
+    /// What a source that keeps everything would answer later.
+    pub(crate) fn later(&self, query: &Query, until: i64) -> Samples {
+        answer(&self.all, query, until)
+    }
+}
+
+fn answer(pods: &BTreeMap<String, Vec<Increment>>, query: &Query, until: i64) -> Samples {
+    let ours = |pod: &&String| query.pods.iter().any(|prefix| pod.starts_with(prefix));
+    let pods = pods.iter().filter(|(pod, _)| ours(pod)).map(|(pod, all)| {
+        let increments: Vec<Increment> =
+            all.iter().filter(|i| i.to > query.since && i.to <= until).cloned().collect();
+        (pod.clone(), BTreeMap::from([("target".to_owned(), increments)]))
+    });
+    let one = MetricSamples { pods: pods.collect() };
+    Samples {
+        since: query.since,
+        until,
+        failing: None,
+        metrics: query.metrics.keys().map(|name| (name.clone(), one.clone())).collect(),
     }
 }
