@@ -1,11 +1,16 @@
 //! Runs whose steps pass on little evidence, and what was recorded of it beside what Prometheus holds.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use davylamp_api::run::{DecisionRecord, RolloutRunStatus};
 use davylamp_api::status::RolloutStatus;
 use davylamp_tests::prometheus::cohort_of_job;
+use davylamp_tests::program;
 use davylamp_tests::shop::{NAME, Shop};
 use serde_json::{Value, json};
+
+use super::shared::World;
 
 /// A spec whose metric is far below its floor: nothing rolls back, and little data shows that a step is safe.
 pub(crate) fn spec(steps: &Value) -> Value {
@@ -37,6 +42,18 @@ pub(crate) async fn ensure_true(
         ensure!(held.iter().all(|h| h.exposure > 100.0), "hardly anything was counted: {held:?}");
         ensure!(held.contains(&recorded), "{recorded:?} was recorded, Prometheus holds {held:?}: {record:?}");
     }
+    Ok(())
+}
+
+/// The program of the user finds the same evidence for each decision of the run as was recorded.
+pub(crate) fn verify(world: &World, shop: &Shop, run: &str) -> Result<()> {
+    let description = &world.cluster.description;
+    let output = Command::new(program("kubectl-davylamp")?)
+        .args(["verify", run, "--namespace", &shop.namespace, "--prometheus", &description.prometheus])
+        .env("KUBECONFIG", &description.kubeconfig)
+        .output()?;
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    ensure!(output.status.success() && out.contains("All evidence is what it was."), "{out}{err}");
     Ok(())
 }
 

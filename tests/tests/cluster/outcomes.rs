@@ -9,7 +9,7 @@ use davylamp_api::RolloutRun;
 use davylamp_api::conditions::{self, ConditionType, Reason};
 use davylamp_api::k8s_openapi::api::core::v1::Pod;
 use davylamp_api::k8s_openapi::api::events::v1::Event;
-use davylamp_api::run::RolloutRunStatus;
+use davylamp_api::run::{MetricRecord, RolloutRunStatus};
 use davylamp_api::status::{Phase, RolloutStatus, StateName};
 use davylamp_tests::load::{Load, answers};
 use davylamp_tests::prometheus::cohort;
@@ -17,8 +17,9 @@ use davylamp_tests::shop::{NAME, Options, Shop};
 use davylamp_tests::until;
 use davylamp_tests::watched::Watched;
 use kube::api::{Api, ListParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::cluster::evidence::verify;
 use crate::cluster::shared::{World, nothing_failed, world};
 
 /// The user's own numbers.
@@ -45,6 +46,7 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
 
     let run = shop.ended("shop-2-1").await?;
     ensure!(run.outcome.as_deref() == Some("Promoted"), "{run:?}");
+    verify(&world, &shop, "shop-2-1")?;
     let step = ["Scaling", "Shifting", "Settling", "Judging"];
     let all = [&["Preparing"][..], &step, &step, &step, &["Promoting", "Finalising", "Healthy"]].concat();
     ensure!(states(&run) == all, "{:?}", states(&run));
@@ -80,6 +82,7 @@ async fn a_bad_version_is_rolled_back_and_remembered() -> Result<()> {
 
     let run = shop.ended("shop-2-1").await?;
     ensure!(run.outcome.as_deref() == Some("RolledBack"), "{run:?}");
+    verify(&world, &shop, "shop-2-1")?;
     let back = run.decisions.iter().find(|d| d.to == "RollingBack").context("no rollback")?;
     ensure!(back.rule == "Regression" && back.step == 1 && back.message.contains("of"), "{back:?}");
     let path = [USERS, [10_000, 0], [9_000, 1_000], [10_000, 0], USERS];
@@ -118,10 +121,28 @@ async fn a_bad_version_is_rolled_back_and_remembered() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_version_is_rolled_back() -> Result<()> {
-    let world = world("slow-version").await?;
-    let mut options = options("0%");
     let slow = json!({"histogram": "http_request_duration_seconds", "slowerThan": "25ms"});
-    options.spec["analysis"]["metrics"] = json!([{"name": "slow", "ratio": slow, "floor": "5%"}]);
+    let metric = slower("slow-version", json!({"name": "slow", "ratio": slow, "floor": "5%"})).await?;
+    let (canary, baseline) = (&metric.canary, &metric.baseline);
+    ensure!(canary.events > 0.9 * canary.exposure && canary.exposure > 0.0, "{metric:?}");
+    ensure!(baseline.events < 0.5 * baseline.exposure, "{metric:?}");
+    Ok(())
+}
+
+/// Nobody has said what is slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_with_another_distribution_is_rolled_back() -> Result<()> {
+    let latency = json!({"histogram": "http_request_duration_seconds"});
+    let metric = slower("other-distribution", json!({"name": "latency", "distribution": latency})).await?;
+    ensure!(metric.log_e > 4.0 && metric.tolerated > 1.0, "{metric:?}");
+    Ok(())
+}
+
+/// The evidence of this metric that takes a version back that is some thirty times slower.
+async fn slower(namespace: &str, metric: Value) -> Result<MetricRecord> {
+    let world = world(namespace).await?;
+    let mut options = options("0%");
+    options.spec["analysis"]["metrics"] = json!([metric]);
     let shop = world.shop(options).await?;
     let load = world.load(&shop, 200)?;
 
@@ -135,11 +156,9 @@ async fn a_slow_version_is_rolled_back() -> Result<()> {
     let run = shop.ended("shop-2-1").await?;
     let back = run.decisions.iter().find(|d| d.to == "RollingBack").context("no rollback")?;
     ensure!(back.rule == "Regression" && back.step == 1, "{back:?}");
-    let metric = back.metrics.first().context("no metric")?;
-    let (canary, baseline) = (&metric.canary, &metric.baseline);
-    ensure!(canary.events > 0.9 * canary.exposure && canary.exposure > 0.0, "{back:?}");
-    ensure!(baseline.events < 0.5 * baseline.exposure, "{back:?}");
-    nothing_failed(load).map(|_| ())
+    verify(&world, &shop, "shop-2-1")?;
+    nothing_failed(load)?;
+    back.metrics.first().cloned().context("no metric")
 }
 
 /// Short steps.
