@@ -126,8 +126,10 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
     if let Some(phase) = decided.status.phase {
         ctx.telemetry.phase(key, phase_name(phase));
     }
-    // The answer to a check is in our memory, not in any cache.
-    if effects.iter().any(apply::Effect::is_harmless) {
+    // The answer to a check, and that all is told, are in our memory, not in any cache.
+    let waited = observed.meta.deleting
+        && decided.status.pending.iter().any(|pending| pending.record.number > observed.delivered);
+    if waited || effects.iter().any(apply::Effect::is_harmless) {
         return Ok(Action::requeue(Duration::ZERO));
     }
     Ok(wake.map_or_else(Action::await_change, |wake| wake_up(wake, ctx)))
