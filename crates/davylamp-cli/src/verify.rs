@@ -167,7 +167,7 @@ impl Verify {
         let api = PrometheusApi::of_terminal();
         let mut checked = Vec::new();
         loop {
-            match replay.next() {
+            match replay.advance() {
                 Next::Ask(query, until) => {
                     let wanted = Wanted { query: *query, source: source.clone() };
                     let samples = fetch_once(&api, &run.namespace, &wanted, until).await.map_err(|error| {

@@ -38,8 +38,8 @@ pub(crate) fn desired(pass: &mut Pass<'_>) -> Desired {
 fn finalizer(pass: &mut Pass<'_>) -> Option<bool> {
     let meta = &pass.observed.meta;
     let untold = pass.status.pending.iter().any(|p| p.record.number > pass.observed.delivered);
-    let held = pass.status.traffic.as_ref().is_some_and(|t| !t.originals.is_empty())
-        || (meta.deleting && untold);
+    let held =
+        pass.status.traffic.as_ref().is_some_and(|t| !t.originals.is_empty()) || (meta.deleting && untold);
     let until = meta.deleted_at.filter(|_| meta.deleting).map(|at| later(at, pass.progress_deadline()));
     let too_late = held && until.is_some_and(|at| pass.reached(at, Why::Deadline));
     match (held && !too_late, meta.finalizer) {

@@ -511,7 +511,7 @@ fn incomparable(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
 fn no_series(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
     let samples = pass.observed.samples.as_ref()?;
     let from = pass.status.analysis.as_ref()?.checkpoint.as_ref().filter(|c| c.t0 > 0)?.from;
-    if samples.until < from + 45_000 {
+    if samples.until < from.saturating_add(45_000) {
         return None;
     }
     let empty =

@@ -77,7 +77,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Goes on as far as it can.
-    pub fn next(&mut self) -> Next {
+    pub fn advance(&mut self) -> Next {
         while let Some((record, rest)) = self.records.split_first() {
             let settling = record.to == StateName::Settling.as_str();
             let until = if settling { record.before } else { last(record) };

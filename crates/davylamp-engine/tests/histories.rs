@@ -594,7 +594,7 @@ fn recomputed(world: &World, run: &RolloutRunSpec, records: &[DecisionRecord]) -
     let mut replay = Replay::new(run, &conduct, records).unwrap();
     let mut found = Vec::new();
     loop {
-        match replay.next() {
+        match replay.advance() {
             Next::Ask(query, until) => replay.take(&world.sampler.later(&query, until)),
             Next::Checked(checked) => found.push(*checked),
             Next::End => return found,
