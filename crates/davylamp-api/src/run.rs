@@ -227,13 +227,13 @@ pub struct MetricRecord {
     /// Its confidence sequence; an end that is not yet known is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
-    /// The tolerated ratio.
+    /// The tolerated ratio, with what pods differ by themselves.
     pub tolerated: f64,
     /// ln of the e-value against "not worse than tolerated".
     pub log_e: f64,
     /// ln of the e-value against "worse than the margin of this step".
     pub log_e_non_inferior: f64,
-    /// The non-inferiority margin of this step.
+    /// The non-inferiority margin of this step, with what pods differ by themselves.
     pub margin: f64,
     /// The metric's share of the budget of `falseRollbackRate`.
     pub weight: f64,

@@ -8,12 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use davylamp_api::run::Calibrated;
 use davylamp_api::scalar::{Duration, Percent};
-use davylamp_stats::{Calibration, DEFAULT_POD_EFFECT, PodCounts, calibrate, pod_effect};
+use davylamp_stats::{
+    Bucket, Calibration, DEFAULT_POD_EFFECT, Layout, PodCounts, calibrate, latency_pod_effect, pod_effect,
+    tail_boundary,
+};
 
 use crate::decision::HistoryQuery;
 use crate::fold::rounded;
-use crate::observed::{Learnt, Samples};
-use crate::program::pods_for;
+use crate::observed::{Increment, Learnt, MetricSamples, Samples};
+use crate::program::{Plan, pods_for};
 
 /// Increments that are kept, of all metrics together: 32 MB.
 const MOST: usize = 1_000_000;
@@ -21,19 +24,32 @@ const MOST: usize = 1_000_000;
 const MOST_PODS: usize = 64;
 /// Sizes of the canary that are tried.
 const MOST_SIZES: usize = 4;
+const HOUR: i64 = 3_600_000;
 /// What pods differ by is not told by less than this of a pod, ms.
-const LONG_ENOUGH: i64 = 2 * 3_600_000;
+const LONG_ENOUGH: i64 = 2 * HOUR;
 /// Pods below which nothing can be compared.
 const FEWEST_PODS: usize = 3;
 /// Nothing is learnt about blocks from less than this, ms.
-const SHORTEST: i64 = 3_600_000;
+const SHORTEST: i64 = HOUR;
+/// No block is longer than this or one scrape, ms.
+const LONGEST_BLOCK: i64 = HOUR;
+/// The largest pod effect that can be computed with.
+const MOST_EFFECT: f64 = 10.0;
 
 /// What was read of the past so far.
 #[derive(Clone, Debug)]
 pub struct History {
     of: HistoryQuery,
-    metrics: BTreeMap<String, BTreeMap<String, Targets>>,
+    metrics: BTreeMap<String, Metric>,
     held: usize,
+}
+
+/// Of one metric.
+#[derive(Clone, Debug, Default)]
+struct Metric {
+    pods: BTreeMap<String, Targets>,
+    /// Of a distribution: what lies above this bound is an event. Chosen from the window that was read first.
+    above: Option<f64>,
 }
 
 /// Of one pod.
@@ -45,6 +61,8 @@ struct Past {
     from: i64,
     to: i64,
     counts: PodCounts,
+    /// The values of a distribution, in sum.
+    values: f64,
 }
 
 impl History {
@@ -58,16 +76,13 @@ impl History {
     pub fn add(&mut self, samples: &Samples) -> bool {
         let before = self.held;
         for (name, metric) in &samples.metrics {
-            let pods = self.metrics.entry(name.clone()).or_default();
+            let known = self.metrics.entry(name.clone()).or_default();
+            known.above = known.above.or_else(|| tail(metric));
             for (pod, targets) in &metric.pods {
-                let known = pods.entry(pod.clone()).or_default();
+                let pod = known.pods.entry(pod.clone()).or_default();
                 for (target, increments) in targets.iter().filter(|(_, increments)| !increments.is_empty()) {
-                    let past = increments.iter().map(|increment| Past {
-                        from: increment.from,
-                        to: increment.to,
-                        counts: PodCounts { events: increment.events, exposure: increment.total },
-                    });
-                    known.entry(target.clone()).or_default().extend(past);
+                    let past = increments.iter().map(|increment| Past::of(increment, known.above));
+                    pod.entry(target.clone()).or_default().extend(past);
                     self.held += increments.len();
                 }
             }
@@ -84,28 +99,24 @@ impl History {
     /// What follows from what was read; `trouble` is why it is not all that was asked for.
     #[must_use]
     pub fn learn(self, trouble: Option<&str>) -> Learnt {
-        let nothing = BTreeMap::new();
+        let nothing = Metric::default();
         let learn = |name: &String| {
-            let pods = self.metrics.get(name).unwrap_or(&nothing);
-            (name.clone(), Past::learn(pods, &self.of, trouble))
+            let metric = self.metrics.get(name).unwrap_or(&nothing);
+            (name.clone(), metric.learn(&self.of, trouble))
         };
         let metrics = self.of.query.metrics.keys().map(learn).collect();
         Learnt { metrics, of: self.of }
     }
 }
 
-impl Past {
-    fn learn(
-        pods: &BTreeMap<String, Targets>,
-        of: &HistoryQuery,
-        trouble: Option<&str>,
-    ) -> Calibrated {
+impl Metric {
+    fn learn(&self, of: &HistoryQuery, trouble: Option<&str>) -> Calibrated {
         let interval = of.query.scrape_interval_ms.max(1_000);
-        let pods: Vec<Vec<Self>> =
-            pods.values().map(|targets| Self::of_pod(targets, of.warmup)).filter(|pod| !pod.is_empty()).collect();
+        let pods = self.pods.values().map(|targets| of_pod(targets, of.warmup));
+        let pods: Vec<Vec<Past>> = pods.filter(|pod| !pod.is_empty()).collect();
         let all = pods.len();
         let pods = most_seen(pods);
-        let round = |past: &Self| (past.to - 1).div_euclid(interval);
+        let round = |past: &Past| (past.to - 1).div_euclid(interval);
         let times = || pods.iter().flatten().map(round);
         let (first, last) = (times().min().unwrap_or(0), times().max().unwrap_or(-1));
         let length = usize::try_from(last - first + 1).unwrap_or(0);
@@ -128,8 +139,15 @@ impl Past {
             a.block_seconds.total_cmp(&b.block_seconds).then(b.clip.total_cmp(&a.clip))
         };
         let blocks = tried.max_by(longest);
-        let long: Vec<PodCounts> = pods.iter().filter(|pod| is_long(pod)).map(|pod| sum(pod)).collect();
-        let tau = pod_effect(&long).unwrap_or(DEFAULT_POD_EFFECT);
+        let long: Vec<&Vec<Past>> = pods.iter().filter(|pod| is_long(pod)).collect();
+        let tau = match self.above {
+            Some(_) => {
+                let start = long.iter().filter_map(|pod| pod.first()).map(hour).min().unwrap_or(0);
+                latency_pod_effect(&long.iter().map(|pod| hours(pod, start)).collect::<Vec<_>>())
+            }
+            None => pod_effect(&long.iter().map(|pod| sum(pod)).collect::<Vec<_>>()),
+        };
+        let tau = tau.unwrap_or(DEFAULT_POD_EFFECT);
 
         let span = Duration::from_millis(u64::try_from((last - first + 1) * interval).unwrap_or(0));
         let lacks = if all < FEWEST_PODS {
@@ -146,7 +164,7 @@ impl Past {
         Calibrated {
             block: blocks.map_or(default.block, |b| from_seconds(b.block_seconds)),
             clip: blocks.map_or(default.clip, |b| b.clip),
-            pod_effect: rounded(tau.min(10.0)),
+            pod_effect: rounded(tau.min(MOST_EFFECT)),
             pods: i32::try_from(all).unwrap_or(i32::MAX),
             history: span,
             placebos: blocks.map_or(0, |b| i32::try_from(b.placebos).unwrap_or(i32::MAX)),
@@ -154,26 +172,76 @@ impl Past {
             reason: (!reason.is_empty()).then(|| crate::explain::bounded(reason, 500)),
         }
     }
+}
 
-    /// Of the target that was seen most often, in order; what came before the pod was warm is left out. When a pod became
-    /// ready is not known any more: it got its first requests then.
-    fn of_pod(targets: &Targets, warmup: i64) -> Vec<Self> {
-        let mut best: &[Self] = &[];
-        for target in targets.values() {
-            if target.len() > best.len() {
-                best = target;
-            }
-        }
-        let used = best.iter().filter(|past| past.counts.exposure > 0.0).map(|past| past.from).min();
-        let warm = used.map_or(i64::MAX, |first| first.saturating_add(warmup));
-        let mut pod: Vec<Self> = best.iter().filter(|past| past.from >= warm).copied().collect();
-        pod.sort_by_key(|past| past.to);
-        pod
+impl Past {
+    fn of(increment: &Increment, above: Option<f64>) -> Self {
+        let Increment { from, to, events, total, ref buckets } = *increment;
+        let tail = |above: f64| {
+            let slow = buckets.iter().filter(|bucket| bucket.lower >= above);
+            slow.map(|bucket| bucket.count).sum()
+        };
+        let events = above.map_or(events, tail);
+        let values = buckets.iter().map(|bucket| bucket.count * middle(bucket)).sum();
+        Self { from, to, counts: PodCounts { events, exposure: total }, values }
     }
 }
 
+/// The bound that divides the slow part of a distribution from the rest; None of what has no buckets, or too few values.
+fn tail(metric: &MetricSamples) -> Option<f64> {
+    let increments = metric.pods.values().flat_map(BTreeMap::values).flatten();
+    let buckets: Vec<Bucket> = increments.flat_map(|increment| increment.buckets.iter().copied()).collect();
+    let layout = Layout::of(&buckets)?;
+    let index = tail_boundary(&layout.on(&buckets).ok()?).ok()??;
+    layout.bounds().get(index).copied()
+}
+
+/// About what a value in this bucket is.
+fn middle(bucket: &Bucket) -> f64 {
+    match (bucket.lower.is_finite(), bucket.upper.is_finite()) {
+        (true, true) => f64::midpoint(bucket.lower, bucket.upper).max(0.0),
+        (true, false) => bucket.lower.max(0.0),
+        (false, _) => bucket.upper.max(0.0).min(f64::MAX),
+    }
+}
+
+/// Of the target that was seen most often, in order; what came before the pod was warm is left out. When a pod became ready
+/// is not known any more: it got its first requests then.
+fn of_pod(targets: &Targets, warmup: i64) -> Vec<Past> {
+    let mut best: &[Past] = &[];
+    for target in targets.values() {
+        if target.len() > best.len() {
+            best = target;
+        }
+    }
+    let used = best.iter().filter(|past| past.counts.exposure > 0.0).map(|past| past.from).min();
+    let warm = used.map_or(i64::MAX, |first| first.saturating_add(warmup));
+    let mut pod: Vec<Past> = best.iter().filter(|past| past.from >= warm).copied().collect();
+    pod.sort_by_key(|past| past.to);
+    pod
+}
+
+/// For metrics of which nothing is to be learnt.
+pub(crate) fn unlearnt(plan: &Plan, interval: i64) -> BTreeMap<String, Calibrated> {
+    let reason = Some("spec.analysis.calibration.history is 0s".to_owned());
+    let default = Calibrated { reason, ..defaults(interval) };
+    plan.metrics.iter().map(|metric| (metric.name.clone(), default.clone())).collect()
+}
+
+/// What a record says, whatever somebody wrote there, or the defaults.
+pub(crate) fn usable(learnt: Option<&Calibrated>, interval: i64) -> Calibrated {
+    let default = defaults(interval);
+    let Some(learnt) = learnt else { return default };
+    let rounds = (learnt.block.millis() + interval - 1).div_euclid(interval).clamp(1, LONGEST_BLOCK / interval + 1);
+    let block = Duration::from_millis(u64::try_from(rounds * interval).unwrap_or(0));
+    let is_usable = |clip: &&f64| **clip > 0.0 && **clip <= default.clip;
+    let clip = Some(&learnt.clip).filter(is_usable).copied().unwrap_or(default.clip);
+    let is_usable = |effect: &&f64| (0.0..=MOST_EFFECT).contains(*effect);
+    let pod_effect = Some(&learnt.pod_effect).filter(is_usable).copied().unwrap_or(default.pod_effect);
+    Calibrated { block, clip, pod_effect, ..learnt.clone() }
+}
+
 /// Without a history.
-#[must_use]
 pub(crate) fn defaults(interval: i64) -> Calibrated {
     let block = interval * ((15_000 + interval - 1) / interval);
     Calibrated {
@@ -218,6 +286,24 @@ fn sum(pod: &[Past]) -> PodCounts {
         events: sum.events + past.counts.events,
         exposure: sum.exposure + past.counts.exposure,
     })
+}
+
+fn hour(past: &Past) -> i64 {
+    (past.to - 1).div_euclid(HOUR)
+}
+
+/// Values and their number, hour by hour.
+fn hours(pod: &[Past], start: i64) -> Vec<PodCounts> {
+    let last = pod.last().map_or(start, hour);
+    let mut hours = vec![PodCounts::default(); usize::try_from(last - start + 1).unwrap_or(0)];
+    for past in pod {
+        let at = usize::try_from(hour(past) - start).ok();
+        if let Some(counts) = at.and_then(|at| hours.get_mut(at)) {
+            counts.events += past.values;
+            counts.exposure += past.counts.exposure;
+        }
+    }
+    hours
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a scrape interval")]

@@ -7,6 +7,7 @@ use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::{Stage, StateName};
 
+use crate::calibration;
 use crate::conflicts;
 use crate::decision::{Desired, HistoryQuery, Query, RouteGoal, Why};
 use crate::observed::{Hash, Role, Source, Template};
@@ -92,7 +93,10 @@ impl<'a> NextRun<'a> {
             Some(history) => {
                 pass.observed.learnt.as_ref().filter(|learnt| learnt.of == *history)?.metrics.clone()
             }
-            None => program.conduct.analysis.unlearnt(sampling),
+            None => {
+                let interval = sampling.map_or(15_000, |sampling| sampling.scrape_interval.millis());
+                calibration::unlearnt(&program.conduct.analysis, interval.max(1_000))
+            },
         };
         let spec = RolloutRunSpec {
             rollout: pass.observed.meta.name.clone(),

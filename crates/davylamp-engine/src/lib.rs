@@ -22,4 +22,4 @@ mod steps;
 pub use calibration::History;
 pub use decide::decide;
 pub use decision::{Decision, Desired, HistoryQuery, MetricQuery, Query, RouteGoal, Wake, Why};
-pub use program::{Conduct, Input, MetricPlan, Plan, Problem, Program, pods_for};
+pub use program::{CohortPods, Conduct, Input, MetricPlan, Plan, Problem, Program, pods_for};
