@@ -113,9 +113,9 @@ impl Lesson {
         Duration::from_millis(self.deadline.saturating_sub(now).max(0).unsigned_abs())
     }
 
-    /// When it ends at the latest, unless it has.
-    pub(super) fn deadline(&self) -> i64 {
-        if self.history.is_some() { self.deadline } else { i64::MAX }
+    /// When it ends at the latest.
+    pub(super) const fn deadline(&self) -> i64 {
+        self.deadline
     }
 
     /// Something of it is in memory.
@@ -147,13 +147,14 @@ impl Lesson {
                     self.window = (2 * self.window).min(LONGEST_WINDOW_MS);
                 }
             }
-            Err(Failure { error, .. }) if is_too_wide(&error) && self.window > SHORTEST_WINDOW_MS => {
-                self.narrow = true;
-                self.window = (self.window / 2).max(SHORTEST_WINDOW_MS);
-            }
             Err(failure) => {
                 self.trouble = Some(failure.to_string());
-                self.due = now.saturating_add(RETRY_MS);
+                if is_too_wide(&failure.error) && self.window > SHORTEST_WINDOW_MS {
+                    self.narrow = true;
+                    self.window = (self.window / 2).max(SHORTEST_WINDOW_MS);
+                } else {
+                    self.due = now.saturating_add(RETRY_MS);
+                }
             }
         }
     }

@@ -388,7 +388,9 @@ impl Inner {
         let lessons = state.lessons.values().filter(|lesson| lesson.wanted.of.query.source == source);
         let lessons = lessons.map(|lesson| match lesson.next(now) {
             Step::Wait(due) => due,
-            Step::Read { .. } | Step::Learn | Step::Rest => lesson.deadline(),
+            Step::Read { .. } => lesson.deadline(),
+            // What runs wakes this task by itself.
+            Step::Learn | Step::Rest => i64::MAX,
         });
         let due = idle.map(|rollout| rollout.due).chain(lessons).min().unwrap_or(i64::MAX);
         Next::Wait(Duration::from_millis(due.saturating_sub(now).unsigned_abs()))

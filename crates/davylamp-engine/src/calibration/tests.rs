@@ -176,3 +176,20 @@ proptest! {
         prop_assert_eq!(Calibrated { pod_effect: once.pod_effect, ..turned }, once);
     }
 }
+
+#[test]
+fn zz_cost() {
+    let steps = [("1%", None), ("5%", None), ("25%", None), ("50%", None)];
+    for (name, bursts) in [("calm", false), ("bursts", true)] {
+        let all = pods(20, 12 * HOUR, |pod, n| {
+            if bursts && n / 10 % 20 == pod { 20.0 } else { healthy(pod, n) }
+        });
+        let mut history = History::new(query(&steps));
+        let start = std::time::Instant::now();
+        history.add(&window(&all, -1, i64::MAX, "a"));
+        let added = start.elapsed();
+        let start = std::time::Instant::now();
+        let learnt = history.learn(None);
+        println!("COST {name}: add {added:?}, learn {:?} {:?}", start.elapsed(), learnt.metrics["errors"]);
+    }
+}
