@@ -124,7 +124,8 @@ impl Metric {
         for (i, pod) in pods.iter().enumerate() {
             for past in pod {
                 let at = usize::try_from(round(past) - first).ok();
-                if let Some(counts) = at.and_then(|at| rounds.get_mut(at)).and_then(|round| round.get_mut(i)) {
+                if let Some(counts) = at.and_then(|at| rounds.get_mut(at)).and_then(|round| round.get_mut(i))
+                {
                     counts.events += past.counts.events;
                     counts.exposure += past.counts.exposure;
                 }
@@ -155,7 +156,9 @@ impl Metric {
         } else if span.millis() < SHORTEST {
             Some("less than 1h was seen: the defaults hold".to_owned())
         } else if long.len() < FEWEST_PODS {
-            Some(format!("fewer than {FEWEST_PODS} pods were seen for 2h: for what pods differ by, the default holds"))
+            Some(format!(
+                "fewer than {FEWEST_PODS} pods were seen for 2h: for what pods differ by, the default holds"
+            ))
         } else {
             None
         };
@@ -201,7 +204,7 @@ fn middle(bucket: &Bucket) -> f64 {
     match (bucket.lower.is_finite(), bucket.upper.is_finite()) {
         (true, true) => f64::midpoint(bucket.lower, bucket.upper).max(0.0),
         (true, false) => bucket.lower.max(0.0),
-        (false, _) => bucket.upper.max(0.0).min(f64::MAX),
+        (false, _) => bucket.upper.clamp(0.0, f64::MAX),
     }
 }
 
@@ -232,7 +235,8 @@ pub(crate) fn unlearnt(plan: &Plan, interval: i64) -> BTreeMap<String, Calibrate
 pub(crate) fn usable(learnt: Option<&Calibrated>, interval: i64) -> Calibrated {
     let default = defaults(interval);
     let Some(learnt) = learnt else { return default };
-    let rounds = (learnt.block.millis() + interval - 1).div_euclid(interval).clamp(1, LONGEST_BLOCK / interval + 1);
+    let rounds =
+        (learnt.block.millis() + interval - 1).div_euclid(interval).clamp(1, LONGEST_BLOCK / interval + 1);
     let block = Duration::from_millis(u64::try_from(rounds * interval).unwrap_or(0));
     let is_usable = |clip: &&f64| **clip > 0.0 && **clip <= default.clip;
     let clip = Some(&learnt.clip).filter(is_usable).copied().unwrap_or(default.clip);

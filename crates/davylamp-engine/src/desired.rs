@@ -42,8 +42,8 @@ pub(crate) fn desired(pass: &mut Pass<'_>) -> Desired {
 fn finalizer(pass: &mut Pass<'_>) -> Option<bool> {
     let meta = &pass.observed.meta;
     let untold = pass.status.pending.iter().any(|p| p.record.number > pass.observed.delivered);
-    let held = pass.status.traffic.as_ref().is_some_and(|t| !t.originals.is_empty())
-        || (meta.deleting && untold);
+    let held =
+        pass.status.traffic.as_ref().is_some_and(|t| !t.originals.is_empty()) || (meta.deleting && untold);
     let until = meta.deleted_at.filter(|_| meta.deleting).map(|at| later(at, pass.progress_deadline()));
     let too_late = held && until.is_some_and(|at| pass.reached(at, Why::Deadline));
     match (held && !too_late, meta.finalizer) {
@@ -89,14 +89,11 @@ impl<'a> NextRun<'a> {
     fn record(&self, pass: &Pass<'_>) -> Option<(String, RolloutRunSpec)> {
         let Self { program, revision, attempt, history } = self;
         let sampling = sampling(pass);
-        let calibration = match history {
-            Some(history) => {
-                pass.observed.learnt.as_ref().filter(|learnt| learnt.of == *history)?.metrics.clone()
-            }
-            None => {
-                let interval = sampling.map_or(15_000, |sampling| sampling.scrape_interval.millis());
-                calibration::unlearnt(&program.conduct.analysis, interval.max(1_000))
-            },
+        let calibration = if let Some(history) = history {
+            pass.observed.learnt.as_ref().filter(|learnt| learnt.of == *history)?.metrics.clone()
+        } else {
+            let interval = sampling.map_or(15_000, |sampling| sampling.scrape_interval.millis());
+            calibration::unlearnt(&program.conduct.analysis, interval.max(1_000))
         };
         let spec = RolloutRunSpec {
             rollout: pass.observed.meta.name.clone(),

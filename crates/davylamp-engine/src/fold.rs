@@ -91,9 +91,7 @@ impl<'a> Fold<'a> {
         let metrics = plan
             .metrics
             .iter()
-            .map(|metric| {
-                MetricFold::restore(metric, checkpoint.metrics.get(&metric.name), next_weight)
-            })
+            .map(|metric| MetricFold::restore(metric, checkpoint.metrics.get(&metric.name), next_weight))
             .collect();
         Self {
             plan,

@@ -340,8 +340,8 @@ impl Program {
             .map(|image| image.chars().take(512).collect())
             .collect();
         let analysis = spec.analysis.clone().unwrap_or_default();
-        let conduct =
-            Conduct::compile(&spec.strategy, &analysis, None, &BTreeMap::new()).map_err(|mut more| problems.append(&mut more));
+        let conduct = Conduct::compile(&spec.strategy, &analysis, None, &BTreeMap::new())
+            .map_err(|mut more| problems.append(&mut more));
         match conduct {
             Ok(conduct) if problems.is_empty() => Ok(Self {
                 hash: revision::hash(&spec.template.0, 0),

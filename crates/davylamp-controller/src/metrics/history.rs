@@ -92,7 +92,9 @@ impl Lesson {
     }
 
     pub(super) fn next(&self, now: i64) -> Step {
-        let Some(history) = self.history.as_ref().filter(|_| self.running.is_none()) else { return Step::Rest };
+        let Some(history) = self.history.as_ref().filter(|_| self.running.is_none()) else {
+            return Step::Rest;
+        };
         if now >= self.deadline || self.reached <= self.oldest || history.is_full() {
             Step::Learn
         } else if self.due > now {

@@ -22,8 +22,8 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 
-pub use self::batch::fetch_once;
 pub use self::access::{Network, NoNetwork, SecretError, TokenError};
+pub use self::batch::fetch_once;
 pub use self::history::WantedHistory;
 pub use self::prometheus::PrometheusApi;
 pub use self::sampler::{Sampler, Wanted};

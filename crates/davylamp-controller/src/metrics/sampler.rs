@@ -399,9 +399,8 @@ impl Inner {
     /// What was read of a past is learnt from.
     fn learn(state: &mut State, source: &str, now: i64) -> Option<Batch> {
         let mut lessons = state.lessons.iter_mut();
-        let (key, lesson) = lessons.find(|(_, lesson)| {
-            lesson.wanted.of.query.source == source && lesson.next(now) == Step::Learn
-        })?;
+        let (key, lesson) = lessons
+            .find(|(_, lesson)| lesson.wanted.of.query.source == source && lesson.next(now) == Step::Learn)?;
         let (history, trouble) = lesson.close()?;
         let (key, wanted) = (key.clone(), Arc::clone(&lesson.wanted));
         let (batch, handle) = abortable(async move {

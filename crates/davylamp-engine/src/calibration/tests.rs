@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::decision::{MetricQuery, Query};
-use crate::observed::{Increment, MetricSamples};
+use crate::observed::{Increment, MetricSamples, classic_buckets};
 
 const INTERVAL: i64 = 15_000;
 const HOUR: i64 = 240;
@@ -51,7 +51,8 @@ fn window(pods: &Pods, since: i64, until: i64, target: &str) -> Samples {
         let inside = all.iter().filter(|one| one.to > since && one.to <= until).cloned().collect();
         (format!("shop-old-{i:02}"), BTreeMap::from([(target.to_owned(), inside)]))
     };
-    let metric = MetricSamples { pods: pods.iter().enumerate().map(of_pod).collect(), ..MetricSamples::default() };
+    let metric =
+        MetricSamples { pods: pods.iter().enumerate().map(of_pod).collect(), ..MetricSamples::default() };
     Samples { since, until, failing: None, metrics: BTreeMap::from([("errors".to_owned(), metric)]) }
 }
 
@@ -65,8 +66,8 @@ fn learnt(of: HistoryQuery, pods: &Pods) -> Calibrated {
 fn a_calm_history_leads_to_the_shortest_blocks_and_pods_that_do_not_differ() {
     let calibrated = learnt(query(&[("10%", None), ("50%", None)]), &pods(6, 3 * HOUR, healthy));
     assert_eq!((calibrated.block, calibrated.clip), (Duration::from_secs(15), std::f64::consts::LN_10));
-    // Without the warm-up of a minute, an interval more because pods are scraped at moments of their own.
-    assert_eq!((calibrated.pods, calibrated.history), (6, Duration::from_secs(3 * 3_600 - 60)));
+    // Without the warm-up of a minute; a round more because pods are scraped at moments of their own.
+    assert_eq!((calibrated.pods, calibrated.history), (6, Duration::from_secs(3 * 3_600 - 60 + 15)));
     assert_eq!((calibrated.placebos, calibrated.alarms, calibrated.reason), (12, 0, None));
     assert!(calibrated.pod_effect < 0.02, "{}", calibrated.pod_effect);
 }
@@ -82,10 +83,30 @@ fn bursts_lead_to_longer_blocks_and_a_smaller_clip() {
 
 #[test]
 fn pods_that_differ_are_measured() {
-    let uneven = |pod: i64, n: i64| if (n + pod) % 10 == 0 { [8.0, 10.0, 12.0, 9.0, 11.0][pod as usize] } else { 0.0 };
+    let uneven =
+        |pod: i64, n: i64| if (n + pod) % 10 == 0 { [8.0, 10.0, 12.0, 9.0, 11.0][pod as usize] } else { 0.0 };
     let calibrated = learnt(query(&[("20%", None)]), &pods(5, 12 * HOUR, uneven));
     // ln(8..12) has a deviation of 16 %, raised for five pods.
     assert!((0.15..0.25).contains(&calibrated.pod_effect), "{calibrated:?}");
+}
+
+#[test]
+fn pods_of_a_distribution_differ_by_their_values() {
+    let counts = |slow: bool| if slow { [30.0, 42.0, 48.0, 50.0] } else { [40.0, 46.0, 49.0, 50.0] };
+    let learn = |slow: fn(usize) -> bool| {
+        let mut all = pods(5, 4 * HOUR, |_, _| 0.0);
+        for (i, increment) in all.iter_mut().enumerate().flat_map(|(i, pod)| pod.iter_mut().map(move |one| (i, one))) {
+            increment.buckets = classic_buckets(&[0.1, 0.2, 0.5, f64::INFINITY], &counts(slow(i))).unwrap();
+        }
+        learnt(query(&[("20%", None)]), &all)
+    };
+    let alike = learn(|_| false);
+    assert_eq!((alike.pod_effect, alike.alarms, &alike.reason), (0.0, 0, &None));
+    // 89 ms and 128 ms, on average.
+    let uneven = learn(|pod| pod % 2 == 1);
+    assert!((0.2..0.35).contains(&uneven.pod_effect), "{uneven:?}");
+    // What lies above 0.2 s is an event: 2 or 8 of 50, without end.
+    assert!(uneven.alarms > 0, "{uneven:?}");
 }
 
 #[test]
@@ -174,22 +195,5 @@ proptest! {
         let turned = learnt(query(&[("20%", None), ("40%", None)]), &turned);
         prop_assert!((turned.pod_effect - once.pod_effect).abs() < 2e-6);
         prop_assert_eq!(Calibrated { pod_effect: once.pod_effect, ..turned }, once);
-    }
-}
-
-#[test]
-fn zz_cost() {
-    let steps = [("1%", None), ("5%", None), ("25%", None), ("50%", None)];
-    for (name, bursts) in [("calm", false), ("bursts", true)] {
-        let all = pods(20, 12 * HOUR, |pod, n| {
-            if bursts && n / 10 % 20 == pod { 20.0 } else { healthy(pod, n) }
-        });
-        let mut history = History::new(query(&steps));
-        let start = std::time::Instant::now();
-        history.add(&window(&all, -1, i64::MAX, "a"));
-        let added = start.elapsed();
-        let start = std::time::Instant::now();
-        let learnt = history.learn(None);
-        println!("COST {name}: add {added:?}, learn {:?} {:?}", start.elapsed(), learnt.metrics["errors"]);
     }
 }

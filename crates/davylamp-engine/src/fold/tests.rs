@@ -302,14 +302,18 @@ fn a_tolerance_holds_for_its_whole_block() {
         let (_, kept) = fold(&plan, &opened(&plan), T0 + until * SECOND, &all, &observed);
         (kept.metrics["errors"].pods, (kept.metrics["errors"].block_until - T0) / SECOND)
     };
-    assert_eq!([pods(60), pods(105), pods(120)], [(Some([1, 4]), 105), (Some([1, 4]), 105), (Some([1, 1]), 165)]);
+    assert_eq!(
+        [pods(60), pods(105), pods(120)],
+        [(Some([1, 4]), 105), (Some([1, 4]), 105), (Some([1, 1]), 165)]
+    );
 }
 
 #[test]
 fn a_record_by_hand_is_read_as_far_as_it_makes_sense() {
     let mut plan = plan();
     let mut read = |block: u64, clip: f64, pod_effect: f64| {
-        let learnt = Calibrated { block: Duration::from_millis(block), clip, pod_effect, ..Calibrated::default() };
+        let learnt =
+            Calibrated { block: Duration::from_millis(block), clip, pod_effect, ..Calibrated::default() };
         plan.calibrate(plan.sampling, &BTreeMap::from([("errors".to_owned(), learnt)]));
         let metric = &plan.metrics[0];
         (metric.block / SECOND, metric.clip, metric.pod_effect)

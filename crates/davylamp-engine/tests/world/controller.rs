@@ -96,7 +96,7 @@ impl World {
             && !self.runs.contains_key(name)
             && effect()
         {
-            let conduct = 
+            let conduct =
                 Conduct::compile(&spec.strategy, &spec.analysis, spec.sampling, &spec.calibration).unwrap();
             self.conducts.insert(name.clone(), conduct);
             self.runs.insert(name.clone(), spec.clone());

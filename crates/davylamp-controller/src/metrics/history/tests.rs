@@ -25,7 +25,10 @@ fn lesson(hours: i64) -> Lesson {
 fn samples(any: bool) -> Samples {
     let increments = if any { vec![Increment { to: 1, ..Increment::default() }] } else { Vec::new() };
     let targets = BTreeMap::from([("a".to_owned(), increments)]);
-    let metric = MetricSamples { pods: BTreeMap::from([("web-old-1".to_owned(), targets)]), ..MetricSamples::default() };
+    let metric = MetricSamples {
+        pods: BTreeMap::from([("web-old-1".to_owned(), targets)]),
+        ..MetricSamples::default()
+    };
     Samples { metrics: BTreeMap::from([("errors".to_owned(), metric)]), ..Samples::default() }
 }
 
@@ -58,7 +61,11 @@ fn nothing_is_read_before_the_first_sample() {
     assert_eq!(windows(&mut lesson(12), vec![Ok(samples(true)), Ok(samples(false))]), [10, 20]);
     let mut none = lesson(12);
     assert_eq!(windows(&mut none, vec![Ok(samples(false))]), [10]);
-    assert_eq!(none.close().map(|(_, trouble)| trouble), Some(None), "a young version has no past: that is no trouble");
+    assert_eq!(
+        none.close().map(|(_, trouble)| trouble),
+        Some(None),
+        "a young version has no past: that is no trouble"
+    );
 }
 
 #[test]
@@ -66,7 +73,7 @@ fn a_window_that_is_too_wide_is_halved_and_they_stay_small() {
     let good = || Ok(samples(true));
     let wide = || failure(QueryError::TooLarge(4 << 20));
     let lengths = windows(&mut lesson(2), vec![good(), good(), wide(), good(), wide()]);
-    assert_eq!(lengths, [10, 20, 40, 20, 20, 10, 10, 10, 10, 10, 10, 10, 10]);
+    assert_eq!(lengths, [10, 20, 40, 20, 20, 10, 10, 10, 10, 10, 10, 10]);
 }
 
 #[test]
@@ -74,17 +81,30 @@ fn a_source_that_fails_is_asked_again_and_not_for_long() {
     let mut lesson = lesson(12);
     assert_eq!(windows(&mut lesson, vec![Ok(samples(true)), failure(QueryError::Http(503))]), [10, 20]);
     assert_eq!(lesson.next(NOW), Step::Wait(NOW + 5_000));
-    let Step::Read { since, until } = lesson.next(NOW + 5_000) else { panic!("{:?}", lesson.next(NOW + 5_000)) };
+    let Step::Read { since, until } = lesson.next(NOW + 5_000) else {
+        panic!("{:?}", lesson.next(NOW + 5_000))
+    };
     assert_eq!(until - since, 20 * MINUTE);
     lesson.settle(since, failure(QueryError::Http(503)), NOW + 58_000);
     assert_eq!(lesson.next(NOW + 58_000), Step::Wait(NOW + 60_000));
     assert_eq!(lesson.next(NOW + 60_000), Step::Learn);
     let (history, trouble) = lesson.close().unwrap();
     let trouble = trouble.unwrap();
-    assert!(trouble.starts_with("the history was not read to its end: metric errors: MetricSource prom: answered HTTP 503"), "{trouble}");
+    assert!(
+        trouble.starts_with(
+            "the history was not read to its end: metric errors: MetricSource prom: answered HTTP 503"
+        ),
+        "{trouble}"
+    );
     lesson.finish(history.learn(Some(&trouble)), NOW + 60_000);
-    assert_eq!(lesson.learnt().unwrap().metrics["errors"].reason.as_deref().map(|r| r.starts_with(&trouble)), Some(true));
-    assert!(!lesson.lasts(NOW + 60_000) && !lesson.is_stale(NOW + 60_000), "an answer, but for this run only");
+    assert_eq!(
+        lesson.learnt().unwrap().metrics["errors"].reason.as_deref().map(|r| r.starts_with(&trouble)),
+        Some(true)
+    );
+    assert!(
+        !lesson.lasts(NOW + 60_000) && !lesson.is_stale(NOW + 60_000),
+        "an answer, but for this run only"
+    );
 }
 
 #[test]

@@ -563,7 +563,10 @@ async fn a_past_is_read_back_to_its_first_sample_and_told_once() {
     assert_eq!(scene.woken(), 1);
     let learnt = scene.sampler.learnt(&key("shop")).unwrap();
     let ratio = &learnt.metrics["ratio"];
-    assert_eq!((ratio.pods, ratio.reason.as_deref()), (1, Some("fewer than 3 pods were seen: the defaults hold")));
+    assert_eq!(
+        (ratio.pods, ratio.reason.as_deref()),
+        (1, Some("fewer than 3 pods were seen: the defaults hold"))
+    );
     assert_eq!(learnt.of, past("prom").of);
 
     // It holds for what is the same, also when nothing was wanted meanwhile.
