@@ -17,7 +17,7 @@ pub use action::{RolloutAction, RolloutActionSpec};
 pub use k8s_openapi;
 pub use kube::core as kube_core;
 pub use rollout::{Rollout, RolloutSpec};
-pub use run::{RolloutRun, RolloutRunSpec};
+pub use run::{RolloutRun, RolloutRunSpec, RolloutRunStatus};
 pub use source::{MetricSource, MetricSourceSpec};
 pub use status::RolloutStatus;
 

@@ -247,11 +247,27 @@ pub struct Analysis {
     /// Samples so soon after a change of weight are left out. Default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle: Option<Duration>,
+    /// What is learnt from the stable pods before a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// What is compared. None: steps advance on pod health alone, and say so.
     #[schemars(length(max = 10))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
+}
+
+/// What is learnt from the stable pods before a run: how long bursts of events last, how much one may count, and how much
+/// pods of one version differ by themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Calibration {
+    /// How far back their metrics are read, at most 24h. Default 12h. With 0s, and where there is no history, nothing is
+    /// learnt: blocks of 15s, a block multiplies the evidence by 10 at most, and pods are taken to differ by 5%.
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')")
+        .message("spec.analysis.calibration.history: write a duration of at most 24h, or 0s to learn nothing"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Duration>,
 }
 
 /// One thing that is compared between canary and baseline. Exactly one kind.

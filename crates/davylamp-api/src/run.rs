@@ -59,6 +59,10 @@ pub struct RolloutRunSpec {
     /// How its source takes samples; absent without metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
+    /// What the stable pods' history says about the tests, by metric; what is absent has the defaults.
+    #[schemars(extend("maxProperties" = 10))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub calibration: BTreeMap<String, Calibrated>,
 }
 
 fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -73,6 +77,30 @@ pub struct Sampling {
     pub scrape_interval: Duration,
     /// The age at which samples are read.
     pub delay: Duration,
+}
+
+/// How one metric is tested, and what that was learnt from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Calibrated {
+    /// The length of a block: what happens within one counts as one piece of evidence.
+    pub block: Duration,
+    /// What ln of a block's e-value is capped at.
+    pub clip: f64,
+    /// The standard deviation of ln of the rate between pods of one version.
+    pub pod_effect: f64,
+    /// How many pods were seen.
+    pub pods: i32,
+    /// For how long.
+    pub history: Duration,
+    /// How many hours of some pods were compared with the other pods, as a canary is with the baseline.
+    pub placebos: i32,
+    /// How many of them would have been rolled back with this block and this clip.
+    pub alarms: i32,
+    /// Why not all of it was learnt.
+    #[schemars(length(max = 500))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Every decision of the run, append-only.
@@ -199,13 +227,13 @@ pub struct MetricRecord {
     /// Its confidence sequence; an end that is not yet known is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
-    /// The tolerated ratio.
+    /// The tolerated ratio, with what pods differ by themselves.
     pub tolerated: f64,
     /// ln of the e-value against "not worse than tolerated".
     pub log_e: f64,
     /// ln of the e-value against "worse than the margin of this step".
     pub log_e_non_inferior: f64,
-    /// The non-inferiority margin of this step.
+    /// The non-inferiority margin of this step, with what pods differ by themselves.
     pub margin: f64,
     /// The metric's share of the budget of `falseRollbackRate`.
     pub weight: f64,

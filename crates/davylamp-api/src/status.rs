@@ -407,7 +407,7 @@ pub struct MetricStatus {
     /// Its confidence sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
-    /// The tolerated ratio.
+    /// The tolerated ratio, with what pods differ by themselves.
     pub tolerated: f64,
     /// Its share of the evidence that rolls back.
     pub evidence: Percent,
@@ -482,6 +482,9 @@ pub struct MetricCheckpoint {
     pub safe: Option<String>,
     /// The end of the open block; 0 without one.
     pub block_until: i64,
+    /// How many pods of canary and baseline counted when it began; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<[i32; 2]>,
     /// The start of the first round of this step that counted; 0 without one.
     pub counted_from: i64,
     /// Counts, those of this step first, at most eight rows of canary events, baseline events, canary exposure,

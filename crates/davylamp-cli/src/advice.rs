@@ -3,6 +3,8 @@
 //! Takes the Rollout, what is known of the service and its forecast; gives changes, the least first. Each was tried in
 //! a forecast of its own, and alone is enough.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use davylamp_api::RolloutSpec;
 use davylamp_api::rollout::{Hold, Step};
@@ -97,7 +99,7 @@ impl Search<'_> {
     /// The engine's own reading of a changed spec, with the scrapes of this one.
     fn compiled(&self, spec: &RolloutSpec) -> Option<Program> {
         let mut program = Program::compile(self.name, spec).ok()?;
-        program.conduct.analysis.sampling = self.program.conduct.analysis.sampling;
+        program.conduct.analysis.calibrate(self.program.conduct.analysis.sampling, &BTreeMap::new());
         Some(program)
     }
 

@@ -6,7 +6,7 @@
 use anyhow::Result;
 use davylamp_api::rollout::{Goal, OnInconclusive, Step};
 use davylamp_api::scalar::{Duration, Percent};
-use davylamp_engine::{MetricPlan, Plan, Program, pods_for};
+use davylamp_engine::{CohortPods, MetricPlan, Plan, Program, pods_for};
 use davylamp_stats::{Detection, Promotion, Traffic, detect_seconds, promote_seconds};
 use serde::Serialize;
 
@@ -71,6 +71,8 @@ pub(crate) struct StepForecast {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Row {
     pub(crate) metric: String,
+    /// The tolerated ratio, with what pods differ by.
+    pub(crate) tolerated: f64,
     /// The ratio that a canary must be shown to lie on the good side of.
     pub(crate) margin: f64,
     /// Until a canary that is 2, 5 and 20 times worse goes back.
@@ -140,6 +142,10 @@ impl StepForecast {
             weight: step.weight.share(),
             next,
             warm: f64::from(before.min(now)) / f64::from(now.max(1)),
+            pods: CohortPods {
+                canary: u32::try_from(now).unwrap_or(1).max(1),
+                baseline: u32::try_from(size(program)).unwrap_or(1).max(1),
+            },
         };
         let mut metrics = Vec::new();
         let deciding = plan.metrics.iter().zip(&service.rates).filter(|(metric, _)| metric.decides());
@@ -193,21 +199,23 @@ struct Timing<'a> {
     next: f64,
     /// The share of the canary's pods that were there before the step.
     warm: f64,
+    /// That count when all are warm.
+    pods: CohortPods,
 }
 
 impl Timing<'_> {
     fn row(&self, metric: &MetricPlan, rate: &Rate, longest: u64) -> Result<Row> {
-        let margin = metric.margin(self.next);
+        let (tolerated, margin) =
+            (metric.tolerated_among(self.pods), metric.margin_among(self.next, self.pods));
         let promotion = Promotion {
             margin: metric.as_harm(margin),
             beta: self.plan.beta,
             absolute: metric.floor.map(|floor| (floor, self.next)),
         };
-        let [promote, slow] =
-            self.times(metric.goal, rate, |traffic| promote_seconds(traffic, &promotion))?;
+        let [promote, slow] = self.times(metric, rate, |traffic| promote_seconds(traffic, &promotion))?;
         let detection = Detection {
             floor: metric.floor,
-            ..Detection::new(metric.as_harm(metric.tolerated()), self.plan.alpha * metric.weight)
+            ..Detection::new(metric.as_harm(tolerated), self.plan.alpha * metric.weight)
         };
         let mut detect = [None; 3];
         for (found, times) in detect.iter_mut().zip(TIMES) {
@@ -221,8 +229,7 @@ impl Timing<'_> {
                     times
                 }
             };
-            [*found, _] =
-                self.times(metric.goal, &rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
+            [*found, _] = self.times(metric, &rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
         }
         let late = |time: Option<u64>| time.is_none_or(|time| time > longest);
         let verdict = match (late(detect[2]), late(promote), late(slow)) {
@@ -233,6 +240,7 @@ impl Timing<'_> {
         };
         Ok(Row {
             metric: metric.name.clone(),
+            tolerated,
             margin,
             detect_seconds: detect,
             promote_seconds: promote,
@@ -244,10 +252,11 @@ impl Timing<'_> {
     /// The mean and the slow time since the weight is effective, when so much data is needed on average.
     fn times(
         &self,
-        goal: Goal,
+        metric: &MetricPlan,
         rate: &Rate,
         needed: impl Fn(&Traffic) -> Result<Option<f64>, davylamp_stats::Error>,
     ) -> Result<[Option<u64>; 2]> {
+        let (goal, block_seconds) = (metric.goal, seconds(metric.block));
         let traffic = |warm: f64| {
             let canary = self.weight * warm;
             let all = 1.0 - self.weight + canary;
@@ -256,7 +265,7 @@ impl Timing<'_> {
                 requests_per_second: rate.requests_per_second * all,
                 weight: if goal == Goal::Higher { 1.0 - share } else { share },
                 rate: rate.share,
-                block_seconds: seconds(self.plan.block()),
+                block_seconds,
             }
         };
         let Some(all) = needed(&traffic(1.0))? else { return Ok([None; 2]) };
@@ -291,8 +300,11 @@ fn ceil(seconds: f64) -> u64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
     use davylamp_api::RolloutSpec;
     use davylamp_api::run::Sampling;
+    use davylamp_stats::{pod_effect_margin, pod_effect_promotion_margin, pod_spread};
     use serde_json::{Value, json};
 
     use super::*;
@@ -321,7 +333,7 @@ pub(crate) mod tests {
     pub(crate) fn program(spec: &RolloutSpec) -> Program {
         let mut program = Program::compile("shop", spec).unwrap();
         let sampling = Sampling { scrape_interval: Duration::from_secs(5), delay: Duration::from_secs(3) };
-        program.conduct.analysis.sampling = Some(sampling);
+        program.conduct.analysis.calibrate(Some(sampling), &BTreeMap::new());
         program
     }
 
@@ -345,19 +357,25 @@ pub(crate) mod tests {
         let forecast = Forecast::new(&program(&spec), &service(200.0, 0.005)).unwrap();
         let [first, second] = &forecast.steps[..] else { panic!("{forecast:?}") };
         assert_eq!((first.pods, second.pods), (1, 4));
-        assert_eq!((first.metrics[0].margin, second.metrics[0].margin), (2.0, 1.4));
+        // Ten pods that differ by 5 % are the baseline of one and of four.
+        let spread = |canary| pod_spread(0.05, canary, 10).unwrap();
+        let margin = |margin, canary| pod_effect_promotion_margin(margin, spread(canary), 0.05).unwrap();
+        let tolerated = |canary| pod_effect_margin(1.1, spread(canary), 0.01).unwrap();
+        let of = |step: &StepForecast| (step.metrics[0].margin, step.metrics[0].tolerated);
+        assert_eq!((of(first), of(second)), ((margin(2.0, 1), tolerated(1)), (margin(1.4, 4), tolerated(4))));
 
         // Blocks are of three scrapes. The only pod of the first step is warm after a minute.
         let traffic = Traffic { requests_per_second: 200.0, weight: 0.1, rate: 0.005, block_seconds: 15.0 };
-        let promotion = Promotion { margin: 2.0, beta: 0.05, absolute: Some((0.001, 0.4)) };
+        let promotion = Promotion { margin: margin(2.0, 1), beta: 0.05, absolute: Some((0.001, 0.4)) };
         let promote = promote_seconds(&traffic, &promotion).unwrap().unwrap();
         assert_eq!(first.metrics[0].promote_seconds, Some(ceil(60.0 + promote + 5.0)));
         assert_eq!(first.metrics[0].promote_slow_seconds, Some(ceil(60.0 + 2.0 * promote + 5.0)));
-        let detection = Detection { floor: Some(0.001), ..Detection::new(1.1, 0.02) };
+        let detection = Detection { floor: Some(0.001), ..Detection::new(tolerated(1), 0.02) };
         let detect = detect_seconds(&traffic, 5.0, &detection).unwrap().unwrap();
         assert_eq!(first.metrics[0].detect_seconds[1], Some(ceil(60.0 + detect + 5.0)));
 
         // In the second step one of four pods is warm from the start: for 40 seconds a tenth of all requests count.
+        let detection = Detection { rho0: tolerated(4), ..detection };
         let all = Traffic { weight: 0.4, ..traffic };
         let early = Traffic { requests_per_second: 140.0, weight: 1.0 / 7.0, ..traffic };
         let found = |traffic: &Traffic| detect_seconds(traffic, 2.0, &detection).unwrap().unwrap();
@@ -382,9 +400,10 @@ pub(crate) mod tests {
         let forecast = Forecast::new(&program(&spec), &service(100.0, 0.01)).unwrap();
         let rows = &forecast.steps[0].metrics;
         let traffic = Traffic { requests_per_second: 100.0, weight: 0.2, rate: 0.01, block_seconds: 15.0 };
-        for (row, detection) in rows
-            .iter()
-            .zip([Detection::new(1.1, 0.005), Detection { floor: Some(0.001), ..Detection::new(1.0, 0.005) }])
+        let spread = pod_spread(0.05, 2, 10).unwrap();
+        let detection = |rho0| Detection::new(pod_effect_margin(rho0, spread, 0.01).unwrap(), 0.005);
+        for (row, detection) in
+            rows.iter().zip([detection(1.1), Detection { floor: Some(0.001), ..detection(1.0) }])
         {
             let detect = detect_seconds(&traffic, 2.0, &detection).unwrap().unwrap();
             assert_eq!(row.detect_seconds[0], Some(ceil(120.0 + detect + 5.0)), "{}", row.metric);

@@ -1,12 +1,15 @@
 //! The whole plan of a Rollout: what is known, what will become of its steps, and what to change. As JSON it is what
 //! `-o json` writes; as text a table and short sentences.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, anyhow, bail};
 use davylamp_api::rollout::OnInconclusive;
 use davylamp_api::run::Sampling;
 use davylamp_api::scalar::Duration;
 use davylamp_api::{MetricSourceSpec, RolloutSpec};
 use davylamp_engine::Program;
+use davylamp_stats::DEFAULT_POD_EFFECT;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -29,6 +32,9 @@ pub(crate) struct Planned {
     warmup_seconds: f64,
     settle_seconds: f64,
     pod_start_seconds: f64,
+    block_seconds: f64,
+    /// The standard deviation of ln of the rate between pods of one version.
+    pod_effect: f64,
     #[serde(flatten)]
     forecast: Forecast,
     /// What to change so that each step can be judged; each alone is enough.
@@ -48,10 +54,12 @@ impl Planned {
             .map_err(|error| anyhow!("{name}: spec.{}: {}", error.path(), error.inner()))?;
         let mut program = compiled(name, &spec)?;
         let source = source(objects, program.conduct.analysis.source.as_deref())?;
-        program.conduct.analysis.sampling = Some(Sampling {
+        let sampling = Sampling {
             scrape_interval: known.scrape_interval.unwrap_or_else(|| source.scrape_interval()),
             delay: source.delay(),
-        });
+        };
+        // As if nothing could be learnt: no more is known before the run.
+        program.conduct.analysis.calibrate(Some(sampling), &BTreeMap::new());
         let namespace = text("/metadata/namespace").unwrap_or("default");
         let service = known.service(&program.conduct.analysis.metrics, &source, namespace, name)?;
         Self::of(name, &spec, &program, service)
@@ -70,6 +78,8 @@ impl Planned {
             warmup_seconds: length(plan.warmup),
             settle_seconds: length(plan.settle),
             pod_start_seconds: service.pod_start.as_secs_f64(),
+            block_seconds: length(plan.block()),
+            pod_effect: DEFAULT_POD_EFFECT,
             advice: search.advice(&forecast)?,
             sharper: search.sharper(&forecast)?,
             metrics: service.rates,
@@ -135,8 +145,33 @@ impl Planned {
             about(Some(whole(self.warmup_seconds))),
         );
         push(&mut text, "  ", &rest);
+        if !self.metrics.is_empty() {
+            push(&mut text, "  ", &self.assumed());
+        }
         self.sentences(&mut text);
         text
+    }
+
+    /// What holds before history is asked.
+    fn assumed(&self) -> String {
+        let rows = || self.forecast.steps.iter().flat_map(|step| &step.metrics);
+        let tolerated = |metric: &Rate| {
+            let mut all = rows().filter(|row| row.metric == metric.metric).map(|row| digits(row.tolerated));
+            let first = all.next()?;
+            let last = all.last().filter(|last| *last != first).map(|last| format!(" to {last}x"));
+            Some(format!("{} {first}x{}", metric.metric, last.unwrap_or_default()))
+        };
+        let tolerated: Vec<_> = self.metrics.iter().filter_map(tolerated).collect();
+        if tolerated.is_empty() {
+            return String::new();
+        }
+        format!(
+            "Tolerated, with pods that differ by {} % and blocks of {}: {}. A run learns both from the history of the stable \
+             pods.",
+            digits(100.0 * self.pod_effect),
+            about(Some(whole(self.block_seconds))),
+            tolerated.join(", "),
+        )
     }
 
     fn table(&self) -> String {

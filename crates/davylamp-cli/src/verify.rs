@@ -102,8 +102,10 @@ impl Verify {
         let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let resource =
             |kind| ApiResource::from_gvk(&GroupVersionKind::gvk(labels::GROUP, labels::VERSION, kind));
-        let runs: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource("RolloutRun"));
-        let run = runs.get(name).await.with_context(|| format!("RolloutRun {name} in namespace {namespace}"))?;
+        let runs: Api<DynamicObject> =
+            Api::namespaced_with(client.clone(), &namespace, &resource("RolloutRun"));
+        let run =
+            runs.get(name).await.with_context(|| format!("RolloutRun {name} in namespace {namespace}"))?;
         let mut source = MetricSourceSpec::default();
         if let Some(name) = run.data.pointer("/spec/analysis/source").and_then(Value::as_str) {
             let sources: Api<DynamicObject> = Api::all_with(client, &resource("MetricSource"));
@@ -130,10 +132,12 @@ impl Verify {
             Some(name) => of("MetricSource").into_iter().find(|source| source["metadata"]["name"] == *name),
             None => None,
         };
-        let source = source.map_or_else(|| Ok(MetricSourceSpec::default()), |source| {
-            serde_json::from_value(source["spec"].clone()).context("MetricSource")
-        })?;
-        let text = |pointer: &str| run.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let source = source.map_or_else(
+            || Ok(MetricSourceSpec::default()),
+            |source| serde_json::from_value(source["spec"].clone()).context("MetricSource"),
+        )?;
+        let text =
+            |pointer: &str| run.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(Run {
             name: text("/metadata/name"),
             namespace: text("/metadata/namespace"),
@@ -149,10 +153,11 @@ impl Verify {
             Value::Null => RolloutRunStatus::default(),
             status => serde_json::from_value(status.clone()).context("status")?,
         };
-        let conduct = Conduct::compile(&spec.strategy, &spec.analysis, spec.sampling).map_err(|problems| {
-            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            anyhow!("this version cannot carry out what the run promised: {}", problems.join("; "))
-        })?;
+        let conduct = Conduct::compile(&spec.strategy, &spec.analysis, spec.sampling, &spec.calibration)
+            .map_err(|problems| {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                anyhow!("this version cannot carry out what the run promised: {}", problems.join("; "))
+            })?;
         let mut replay = Replay::new(&spec, &conduct, &status.decisions).ok_or_else(|| {
             anyhow!("the record does not say with which version the canary was compared: it is of an older controller")
         })?;
@@ -170,9 +175,9 @@ impl Verify {
             match replay.advance() {
                 Next::Ask(query, until) => {
                     let wanted = Wanted { query: *query, source: source.clone() };
-                    let samples = fetch_once(&api, &run.namespace, &wanted, until).await.map_err(|error| {
-                        anyhow!("--prometheus {}: {error}", self.prometheus)
-                    })?;
+                    let samples = fetch_once(&api, &run.namespace, &wanted, until)
+                        .await
+                        .map_err(|error| anyhow!("--prometheus {}: {error}", self.prometheus))?;
                     replay.take(&samples);
                 }
                 Next::Checked(found) => checked.push(line(*found, &status.decisions)),
@@ -222,12 +227,16 @@ impl Verified {
             }
         }
         match broken_at {
-            Some(number) => writeln!(out, "Decision {number} does not name the one before it: the record was changed.")?,
+            Some(number) => {
+                writeln!(out, "Decision {number} does not name the one before it: the record was changed.")?
+            }
             None => writeln!(out, "Each decision names the one before it: the record was not changed.")?,
         }
         match checked.iter().filter(|line| !line.same).count() {
             0 => writeln!(out, "All evidence is what it was.")?,
-            some => writeln!(out, "The evidence of {some} of {} decisions is not what it was.", checked.len())?,
+            some => {
+                writeln!(out, "The evidence of {some} of {} decisions is not what it was.", checked.len())?
+            }
         }
         Ok(())
     }

@@ -94,7 +94,7 @@ fn the_guide_says_what_is_written() {
             assert!(guide.contains(&format!("`{name}`")), "{name} is not in the guide");
         }
     }
-    assert_eq!(plan["advice"][0]["patch"]["spec"]["analysis"]["hold"]["max"], "1h20m");
+    assert_eq!(plan["advice"][0]["patch"]["spec"]["analysis"]["hold"]["max"], "1h40m");
     assert!(last["timesRequests"].as_f64().unwrap() > 1.0, "{last}");
 }
 

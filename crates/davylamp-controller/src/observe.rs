@@ -140,7 +140,7 @@ fn read(name: &str, spec: &Json) -> Written {
 /// What a run of this Rollout promised.
 fn promise(rollout: &str, spec: &Json) -> Option<Conduct> {
     let run = spec.parse::<RolloutRunSpec>().ok().filter(|run| run.rollout == rollout)?;
-    Conduct::compile(&run.strategy, &run.analysis, run.sampling).ok()
+    Conduct::compile(&run.strategy, &run.analysis, run.sampling, &run.calibration).ok()
 }
 
 impl Caches {
@@ -233,6 +233,7 @@ pub fn world(subject: &Subject, caches: &Caches, sampler: &Sampler, memory: &Mem
         actions: actions(key, caches),
         source: source(subject, caches),
         samples: sampler.samples(key).map(|samples| (*samples).clone()),
+        learnt: sampler.learnt(key).map(|learnt| (*learnt).clone()),
     }
 }
 

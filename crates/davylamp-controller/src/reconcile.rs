@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use davylamp_engine::{Decision, Wake, decide};
+use davylamp_engine::{Decision, Desired, Wake, decide};
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -15,7 +15,7 @@ use crate::call::CallError;
 use crate::clock::Clock;
 use crate::key::Key;
 use crate::memory::Memories;
-use crate::metrics::{Sampler, Wanted};
+use crate::metrics::{Sampler, Wanted, WantedHistory};
 use crate::observe::{self, Caches, Subject};
 use crate::outbox::Outbox;
 use crate::record::{self, StatusWriter};
@@ -116,7 +116,7 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
     } else {
         decided
     };
-    want(&decided, desired.query.clone(), ctx);
+    want(&decided, &desired, ctx);
     apply_all(&decided, &effects, ctx).await.map_err(ReconcileError::Apply)?;
     ctx.outbox
         .deliver(&decided, &decided.status, &ctx.caches, &ctx.memories)
@@ -179,12 +179,17 @@ async fn prune(subject: &Subject, now: davylamp_api::Instant, ctx: &Context) -> 
     Ok(())
 }
 
-fn want(subject: &Subject, query: Option<davylamp_engine::Query>, ctx: &Context) {
-    let wanted = query.and_then(|query| {
-        let source = ctx.caches.sources.get(&Key { namespace: String::new(), name: query.source.clone() })?;
-        source.spec.allows(&subject.key.namespace).then(|| Wanted { query, source: source.spec.clone() })
-    });
+fn want(subject: &Subject, desired: &Desired, ctx: &Context) {
+    let source = |name: &str| {
+        let source = ctx.caches.sources.get(&Key { namespace: String::new(), name: name.to_owned() })?;
+        source.spec.allows(&subject.key.namespace).then(|| source.spec.clone())
+    };
+    let wanted = desired.query.clone();
+    let wanted = wanted.and_then(|query| Some(Wanted { source: source(&query.source)?, query }));
     ctx.sampler.want(&subject.key, wanted);
+    let past = desired.history.clone();
+    let past = past.and_then(|of| Some(WantedHistory { source: source(&of.query.source)?, of }));
+    ctx.sampler.learn(&subject.key, past);
 }
 
 fn tell_transition(before: &Subject, after: &Subject, ctx: &Context) {

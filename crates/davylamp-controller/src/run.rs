@@ -146,7 +146,7 @@ async fn work(context: Arc<Context>, caches: &Caches, keys: mpsc::UnboundedRecei
     let requests = all.chain(queued).filter_map(move |key| {
         let known = forget.caches.rollouts.get(&key).is_some();
         if !known {
-            forget.sampler.want(&key, None);
+            forget.sampler.forget(&key);
             forget.telemetry.forget(&key);
             forget.memories.forget(&key);
         }

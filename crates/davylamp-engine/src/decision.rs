@@ -42,6 +42,8 @@ pub struct Desired {
     pub weights: BTreeMap<RouteRef, RouteGoal>,
     /// What the sampler asks for.
     pub query: Option<Query>,
+    /// What the next run wants to know of the stable pods before it begins.
+    pub history: Option<HistoryQuery>,
 }
 
 /// What one route says.
@@ -68,6 +70,21 @@ pub struct Query {
     pub scrape_interval_ms: i64,
     /// The age at which samples are read, ms.
     pub delay_ms: i64,
+}
+
+/// What is to be learnt from the stable pods, for one Rollout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistoryQuery {
+    /// Whom and what; its `since` says nothing.
+    pub query: Query,
+    /// How far back, ms.
+    pub length: i64,
+    /// The age from which samples of a pod count, ms.
+    pub warmup: i64,
+    /// Of each step, the weight, and how many pods the canary has if that does not follow from it.
+    pub steps: Vec<(Percent, Option<i32>)>,
+    /// The false rollback rate.
+    pub alpha: f64,
 }
 
 /// The selectors of a metric, without matchers for pods and namespace.

@@ -7,13 +7,16 @@ use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::{Stage, StateName};
 
+use crate::calibration;
 use crate::conflicts;
-use crate::decision::{Desired, Query, RouteGoal, Why};
+use crate::decision::{Desired, HistoryQuery, Query, RouteGoal, Why};
 use crate::observed::{Hash, Role, Source, Template};
 use crate::pass::{Pass, later, pod_prefix, run_name};
+use crate::program::{Conduct, Program};
 use crate::rest::{next_attempt, ready_to_start};
 
 pub(crate) fn desired(pass: &mut Pass<'_>) -> Desired {
+    let next = NextRun::of(pass);
     let mut desired = Desired {
         check: check(pass),
         fill_replicas: pass
@@ -22,13 +25,14 @@ pub(crate) fn desired(pass: &mut Pass<'_>) -> Desired {
             .as_ref()
             .filter(|p| p.replicas.is_none())
             .map(|_| pass.status.replicas),
-        run: new_run(pass),
+        run: next.as_ref().and_then(|next| next.record(pass)),
         finalizer: None,
         revisions: revisions(pass),
         sizes: sizes(pass),
         selectors: selectors(pass),
         weights: weights(pass),
         query: query(pass),
+        history: next.and_then(|next| next.history),
     };
     desired.finalizer = finalizer(pass);
     desired
@@ -54,41 +58,87 @@ fn check(pass: &Pass<'_>) -> Option<Hash> {
     (pass.wanted().is_none() && pass.observed.template == Template::Unchecked).then(|| program.hash.clone())
 }
 
-/// The record of the next run comes first; only the pass that observes it begins the run.
-fn new_run(pass: &Pass<'_>) -> Option<(String, RolloutRunSpec)> {
-    let at_rest = matches!(pass.state(), StateName::Healthy | StateName::Degraded);
-    if !at_rest || pass.observed.meta.deleting || pass.status.stable.as_ref()?.started_at.is_none() {
-        return None;
+/// The run that begins next, when nothing is missing but its record, and what is to be learnt for it.
+struct NextRun<'a> {
+    program: &'a Program,
+    revision: i64,
+    attempt: i32,
+    history: Option<HistoryQuery>,
+}
+
+impl<'a> NextRun<'a> {
+    fn of(pass: &Pass<'a>) -> Option<Self> {
+        let at_rest = matches!(pass.state(), StateName::Healthy | StateName::Degraded);
+        if !at_rest || pass.observed.meta.deleting || pass.status.stable.as_ref()?.started_at.is_none() {
+            return None;
+        }
+        let program = pass.wanted().filter(|p| p.hash != pass.stable_hash())?;
+        let latest = pass.status.latest.as_ref().filter(|l| l.hash == program.hash);
+        let waits = latest.and_then(|l| l.not_before).is_some_and(|at| at > pass.now);
+        if waits
+            || pass.status.rejected.iter().any(|r| r.hash == program.hash)
+            || ready_to_start(pass, program).is_err()
+        {
+            return None;
+        }
+        let (revision, attempt) = next_attempt(pass, program);
+        Some(Self { program, revision, attempt, history: history(pass, &program.conduct) })
     }
-    let program = pass.wanted().filter(|p| p.hash != pass.stable_hash())?;
-    let latest = pass.status.latest.as_ref().filter(|l| l.hash == program.hash);
-    let waits = latest.and_then(|l| l.not_before).is_some_and(|at| at > pass.now);
-    if waits
-        || pass.status.rejected.iter().any(|r| r.hash == program.hash)
-        || ready_to_start(pass, program).is_err()
-    {
-        return None;
+
+    /// The record comes first; only the pass that observes it begins the run. None before all is learnt.
+    fn record(&self, pass: &Pass<'_>) -> Option<(String, RolloutRunSpec)> {
+        let Self { program, revision, attempt, history } = self;
+        let sampling = sampling(pass);
+        let calibration = if let Some(history) = history {
+            pass.observed.learnt.as_ref().filter(|learnt| learnt.of == *history)?.metrics.clone()
+        } else {
+            let interval = sampling.map_or(15_000, |sampling| sampling.scrape_interval.millis());
+            calibration::unlearnt(&program.conduct.analysis, interval.max(1_000))
+        };
+        let spec = RolloutRunSpec {
+            rollout: pass.observed.meta.name.clone(),
+            revision: *revision,
+            hash: program.hash.clone(),
+            baseline: Some(pass.stable_hash()),
+            attempt: *attempt,
+            version: 1,
+            strategy: program.conduct.strategy.clone(),
+            analysis: program.conduct.written.clone(),
+            sampling,
+            calibration,
+        };
+        Some((run_name(&spec.rollout, *revision, *attempt), spec))
     }
-    let (revision, attempt) = next_attempt(pass, program);
+}
+
+fn sampling(pass: &Pass<'_>) -> Option<Sampling> {
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    let sampling = match pass.observed.source {
+    match pass.observed.source {
         Source::Ready { scrape_interval_ms, delay_ms } => {
             Some(Sampling { scrape_interval: ms(scrape_interval_ms), delay: ms(delay_ms) })
         }
         Source::NotNamed | Source::NotFound | Source::NotAllowed => None,
-    };
-    let spec = RolloutRunSpec {
-        rollout: pass.observed.meta.name.clone(),
-        revision,
-        hash: program.hash.clone(),
-        baseline: Some(pass.stable_hash()),
-        attempt,
-        version: 1,
-        strategy: program.conduct.strategy.clone(),
-        analysis: program.conduct.written.clone(),
-        sampling,
-    };
-    Some((run_name(&spec.rollout, revision, attempt), spec))
+    }
+}
+
+/// What such a run wants to know of the stable pods; None for nothing.
+fn history(pass: &Pass<'_>, conduct: &Conduct) -> Option<HistoryQuery> {
+    let plan = &conduct.analysis;
+    let sampling = sampling(pass).filter(|_| plan.history > 0 && !plan.metrics.is_empty())?;
+    Some(HistoryQuery {
+        query: Query {
+            source: plan.source.clone()?,
+            since: 0,
+            pods: BTreeSet::from([pod_prefix(&pass.observed.meta.name, &pass.stable_hash())]),
+            metrics: plan.metrics.iter().map(|m| (m.name.clone(), m.query.clone())).collect(),
+            scrape_interval_ms: sampling.scrape_interval.millis(),
+            delay_ms: sampling.delay.millis(),
+        },
+        length: plan.history,
+        warmup: plan.warmup,
+        steps: conduct.steps.iter().map(|step| (step.weight, step.replicas)).collect(),
+        alpha: plan.alpha,
+    })
 }
 
 fn revisions(pass: &Pass<'_>) -> BTreeMap<Hash, i64> {

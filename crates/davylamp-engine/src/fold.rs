@@ -91,9 +91,7 @@ impl<'a> Fold<'a> {
         let metrics = plan
             .metrics
             .iter()
-            .map(|metric| {
-                MetricFold::restore(metric, checkpoint.metrics.get(&metric.name), next_weight, block)
-            })
+            .map(|metric| MetricFold::restore(metric, checkpoint.metrics.get(&metric.name), next_weight))
             .collect();
         Self {
             plan,
@@ -177,6 +175,8 @@ impl<'a> Fold<'a> {
                 }
                 let warm = self.warm_at(pod, observed);
                 let Some((increments, after)) = self.choose(name, pod, targets) else { continue };
+                // The last round in which the pod counted.
+                let mut counted = None;
                 for increment in increments {
                     if increment.to <= self.checkpoint.folded_until || increment.from < after {
                         continue;
@@ -195,6 +195,10 @@ impl<'a> Fold<'a> {
                     *seen += increment.total;
                     if warm.is_some_and(|warm| increment.from >= warm) {
                         round.seen[m].add(increment, canary);
+                        if increment.total > 0.0 && counted != at {
+                            counted = at;
+                            round.seen[m].add_pod(canary);
+                        }
                     }
                 }
             }
@@ -213,7 +217,7 @@ impl<'a> Fold<'a> {
                 continue;
             }
             if !inside {
-                metric.block_until = round.end - self.interval + self.block;
+                metric.block_until = round.end - self.interval + plan.block;
             }
             match metric.take(plan, seen, !inside, self.next_weight) {
                 Ok(true) if metric.counted_from == 0 => metric.counted_from = round.end - self.interval,
@@ -456,7 +460,7 @@ fn readable(checkpoint: &Checkpoint) -> Checkpoint {
 }
 
 /// With six decimals: what is shown, and survives being written and read.
-fn rounded(number: f64) -> f64 {
+pub(crate) fn rounded(number: f64) -> f64 {
     let scaled = number * 1e6;
     if scaled.abs() < MOST { libm::round(scaled) / 1e6 } else { number }
 }

@@ -2,6 +2,7 @@
 //! randomness; the same arguments give the same answer.
 #![deny(missing_docs)]
 
+mod calibration;
 mod conflicts;
 mod decide;
 mod decision;
@@ -18,6 +19,7 @@ pub mod selector;
 mod states;
 mod steps;
 
+pub use calibration::History;
 pub use decide::decide;
-pub use decision::{Decision, Desired, MetricQuery, Query, RouteGoal, Wake, Why};
-pub use program::{Conduct, Input, MetricPlan, Plan, Problem, Program, pods_for};
+pub use decision::{Decision, Desired, HistoryQuery, MetricQuery, Query, RouteGoal, Wake, Why};
+pub use program::{CohortPods, Conduct, Input, MetricPlan, Plan, Problem, Program, pods_for};

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use davylamp_api::Instant;
 use davylamp_api::action::Verb;
 use davylamp_api::rollout::RouteRef;
+use davylamp_api::run::Calibrated;
 use davylamp_api::status::RuleWeights;
 pub use davylamp_stats::{Bucket, classic_buckets};
+
+use crate::decision::HistoryQuery;
 
 /// The hash of a revision's template.
 pub type Hash = String;
@@ -38,6 +41,8 @@ pub struct Observed {
     pub source: Source,
     /// Increments since the checkpoint.
     pub samples: Option<Samples>,
+    /// What the stable pods' history says.
+    pub learnt: Option<Learnt>,
 }
 
 /// The Rollout itself.
@@ -210,6 +215,15 @@ pub struct Samples {
     pub failing: Option<(Instant, String)>,
     /// By metric.
     pub metrics: BTreeMap<String, MetricSamples>,
+}
+
+/// What the stable pods' history says, perhaps that nothing could be learnt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Learnt {
+    /// The answer to this.
+    pub of: HistoryQuery,
+    /// By metric: of each that was asked for.
+    pub metrics: BTreeMap<String, Calibrated>,
 }
 
 /// The increments of one metric.

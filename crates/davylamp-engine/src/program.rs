@@ -11,12 +11,14 @@ use davylamp_api::rollout::{
     Analysis, Approval, Canary, Goal, Hold, Metric, MetricRole, OnInconclusive, OnNoData, OnNoTraffic, Ratio,
     RouteRef, Step, Strategy, Then,
 };
-use davylamp_api::run::Sampling;
+use davylamp_api::run::{Calibrated, Sampling};
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::ServiceNames;
+use davylamp_stats::{pod_effect_margin, pod_effect_promotion_margin, pod_spread};
 use promql_parser::parser::VectorSelector;
 use serde_json::Value;
 
+use crate::calibration;
 use crate::decision::MetricQuery;
 use crate::observed::Hash;
 use crate::selector::{self, SelectorError};
@@ -112,6 +114,8 @@ pub struct Plan {
     pub warmup: i64,
     /// How long after a change of weight samples do not count, ms.
     pub settle: i64,
+    /// How far back the stable pods' metrics are read before a run, ms.
+    pub history: i64,
     /// What is compared.
     pub metrics: Vec<MetricPlan>,
     /// How the source takes samples; None in a spec.
@@ -137,7 +141,27 @@ pub struct MetricPlan {
     pub impact: f64,
     /// Its share of the false rollback rate.
     pub weight: f64,
+    /// The false promotion rate of a step.
+    pub beta: f64,
+    /// What counts as one piece of evidence, ms: whole scrapes.
+    pub block: i64,
+    /// What ln of a block's e-value is capped at.
+    pub clip: f64,
+    /// The standard deviation of ln of the rate between pods of one version.
+    pub pod_effect: f64,
 }
+
+/// Pods of the cohorts that count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CohortPods {
+    /// Of the canary.
+    pub canary: u32,
+    /// Of the baseline.
+    pub baseline: u32,
+}
+
+/// Pods alone exceed a tolerated ratio with this probability.
+const POD_RISK: f64 = 0.01;
 
 /// The lowest margin of a metric of which more is better.
 const LOWEST_MARGIN: f64 = 0.05;
@@ -159,6 +183,25 @@ impl MetricPlan {
             Goal::Lower => 1.0 + self.impact / next_weight,
             Goal::Higher => (1.0 - self.impact / next_weight).max(LOWEST_MARGIN),
         }
+    }
+
+    /// The tolerated ratio, widened by what so many pods differ by themselves.
+    #[must_use]
+    pub fn tolerated_among(&self, pods: CohortPods) -> f64 {
+        let ratio = self.as_harm(self.tolerated());
+        self.as_harm(pod_effect_margin(ratio, self.spread(pods), POD_RISK).unwrap_or(ratio))
+    }
+
+    /// The margin, narrowed by what so many pods differ by themselves.
+    #[must_use]
+    pub fn margin_among(&self, next_weight: f64, pods: CohortPods) -> f64 {
+        let ratio = self.as_harm(self.margin(next_weight));
+        self.as_harm(pod_effect_promotion_margin(ratio, self.spread(pods), self.beta).unwrap_or(ratio))
+    }
+
+    /// 0 before any pod counts.
+    fn spread(&self, pods: CohortPods) -> f64 {
+        pod_spread(self.pod_effect, pods.canary, pods.baseline).unwrap_or(0.0)
     }
 
     /// A ratio of canary to baseline as the tests see it, for which less is always better.
@@ -184,11 +227,21 @@ impl Plan {
         self.sampling.map_or(15_000, |sampling| sampling.scrape_interval.millis()).max(1_000)
     }
 
-    /// What counts as one piece of evidence, ms: whole scrapes, 15 s or longer.
+    /// What silence is counted in, and the evidence where nothing was learnt, ms: whole scrapes, 15 s or longer.
     #[must_use]
     pub fn block(&self) -> i64 {
+        calibration::defaults(self.interval()).block.millis()
+    }
+
+    /// With another source, and what was learnt of it.
+    pub fn calibrate(&mut self, sampling: Option<Sampling>, learnt: &BTreeMap<String, Calibrated>) {
+        self.sampling = sampling;
         let interval = self.interval();
-        interval * ((15_000 + interval - 1) / interval)
+        for metric in &mut self.metrics {
+            let Calibrated { block, clip, pod_effect, .. } =
+                calibration::usable(learnt.get(&metric.name), interval);
+            (metric.block, metric.clip, metric.pod_effect) = (block.millis(), clip, pod_effect);
+        }
     }
 }
 
@@ -222,6 +275,8 @@ pub(crate) fn step_view(step: &Step) -> StepView {
     }
 }
 
+const HISTORY: Duration = Duration::from_secs(12 * 3_600);
+const LONGEST_HISTORY: Duration = Duration::from_secs(24 * 3_600);
 const HOLD_MIN: Duration = Duration::from_secs(180);
 const HOLD_MAX: Duration = Duration::from_secs(3_600);
 
@@ -285,8 +340,8 @@ impl Program {
             .map(|image| image.chars().take(512).collect())
             .collect();
         let analysis = spec.analysis.clone().unwrap_or_default();
-        let conduct =
-            Conduct::compile(&spec.strategy, &analysis, None).map_err(|mut more| problems.append(&mut more));
+        let conduct = Conduct::compile(&spec.strategy, &analysis, None, &BTreeMap::new())
+            .map_err(|mut more| problems.append(&mut more));
         match conduct {
             Ok(conduct) if problems.is_empty() => Ok(Self {
                 hash: revision::hash(&spec.template.0, 0),
@@ -311,7 +366,7 @@ impl Program {
 }
 
 impl Conduct {
-    /// From a spec's strategy and analysis, or from a run's.
+    /// From a spec's strategy and analysis, or from a run's, with what its record says of the source.
     ///
     /// # Errors
     /// All the problems that keep it from being carried out.
@@ -319,6 +374,7 @@ impl Conduct {
         strategy: &Strategy,
         written: &Analysis,
         sampling: Option<Sampling>,
+        learnt: &BTreeMap<String, Calibrated>,
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let steps = steps(&strategy.canary, written.hold.as_ref(), &mut problems);
@@ -338,7 +394,8 @@ impl Conduct {
                 "name each route and rule once",
             ));
         }
-        let analysis = plan(written, sampling, &mut problems);
+        let mut analysis = plan(written, &mut problems);
+        analysis.calibrate(sampling, learnt);
         let mut strategy = strategy.clone();
         strategy.canary.steps = Some(steps.clone());
         if problems.is_empty() {
@@ -403,7 +460,7 @@ fn steps(canary: &Canary, hold: Option<&Hold>, problems: &mut Vec<Problem>) -> V
     steps
 }
 
-fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Problem>) -> Plan {
+fn plan(written: &Analysis, problems: &mut Vec<Problem>) -> Plan {
     let mut rate = |path: &str, value: Option<Percent>, default: u16| {
         let value = value.unwrap_or_else(|| Percent::from_basis_points(default));
         if value == Percent::ZERO || value.basis_points() > 5_000 {
@@ -435,7 +492,17 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
                 "give each metric a name of its own",
             ));
         }
-        metrics.push(metric_plan(&format!("spec.analysis.metrics[{i}]"), metric, impact, problems));
+        let path = format!("spec.analysis.metrics[{i}]");
+        metrics.push(MetricPlan { beta, ..metric_plan(&path, metric, impact, problems) });
+    }
+    let history = written.calibration.as_ref().and_then(|calibration| calibration.history);
+    let history = history.unwrap_or(HISTORY);
+    if history > LONGEST_HISTORY {
+        problems.push(problem(
+            "spec.analysis.calibration.history",
+            &history.to_string(),
+            "write a duration of at most 24h, or 0s to learn nothing",
+        ));
     }
     share_budget(&mut metrics);
     let pause = written.pause.clone().unwrap_or_default();
@@ -451,8 +518,9 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
         pause_then: pause.then.unwrap_or_default(),
         warmup: written.warmup.unwrap_or(Duration::from_secs(120)).millis(),
         settle: written.settle.unwrap_or(Duration::from_secs(30)).millis(),
+        history: history.millis(),
         metrics,
-        sampling,
+        sampling: None,
     }
 }
 
@@ -560,5 +628,9 @@ fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<
         floor: (floor > 0.0 && metric.ratio.is_some()).then_some(floor),
         impact: impact.share(),
         weight: 0.0,
+        beta: 0.0,
+        block: 0,
+        clip: 0.0,
+        pod_effect: 0.0,
     }
 }

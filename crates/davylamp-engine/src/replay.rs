@@ -64,7 +64,11 @@ impl<'a> Replay<'a> {
     /// At the beginning of the run. `conduct` is what its spec promises. None when the spec does not say with what its
     /// canary was compared.
     #[must_use]
-    pub fn new(spec: &'a RolloutRunSpec, conduct: &'a Conduct, records: &'a [DecisionRecord]) -> Option<Self> {
+    pub fn new(
+        spec: &'a RolloutRunSpec,
+        conduct: &'a Conduct,
+        records: &'a [DecisionRecord],
+    ) -> Option<Self> {
         let baseline = spec.baseline.as_deref()?;
         let prefix = |hash: &str| pod_prefix(&spec.rollout, hash);
         Some(Self {

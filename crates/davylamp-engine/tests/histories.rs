@@ -8,8 +8,8 @@
 mod world;
 
 use davylamp_api::action::{ActionPhase, Verb};
-use davylamp_api::run::DecisionRecord;
 use davylamp_api::rollout::{Approval, Hold, OnInconclusive, OnNoTraffic, Step, Then};
+use davylamp_api::run::DecisionRecord;
 use davylamp_api::status::{Phase, StateName};
 use davylamp_api::{Instant, RolloutRunSpec};
 use davylamp_engine::Conduct;
@@ -590,7 +590,7 @@ fn a_rollout_of_no_pods_is_promoted_with_one() {
 
 /// The decisions of the run in flight once more, by a source that has kept all samples.
 fn recomputed(world: &World, run: &RolloutRunSpec, records: &[DecisionRecord]) -> Vec<Checked> {
-    let conduct = Conduct::compile(&run.strategy, &run.analysis, run.sampling).unwrap();
+    let conduct = Conduct::compile(&run.strategy, &run.analysis, run.sampling, &run.calibration).unwrap();
     let mut replay = Replay::new(run, &conduct, records).unwrap();
     let mut found = Vec::new();
     loop {
@@ -653,7 +653,9 @@ fn a_record_that_was_changed_is_found() {
     // An earlier look, at which the evidence did not yet suffice.
     let early = found(|record| {
         let metric = &mut record.metrics[0];
-        metric.until = metric.from.map(|from| Instant::from_millisecond(from.as_millisecond() + world::INTERVAL).unwrap());
+        metric.until = metric
+            .from
+            .map(|from| Instant::from_millisecond(from.as_millisecond() + world::INTERVAL).unwrap());
     });
     assert!(early.unfounded, "{early:?}");
 }

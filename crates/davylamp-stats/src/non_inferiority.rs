@@ -69,6 +69,14 @@ impl NonInferiority {
         })
     }
 
+    /// Changes the margin: the open block is closed, and the next one tests this one.
+    pub fn rule_out(&mut self, margin: f64) -> Result<(), Error> {
+        Error::unless_ratio("margin", margin)?;
+        self.close_block();
+        self.margin = margin;
+        Ok(())
+    }
+
     /// Takes one round; with `new_block` the open block is closed before.
     pub fn round(&mut self, counts: &Counts, new_block: bool) -> Result<(), Error> {
         counts.validate()?;

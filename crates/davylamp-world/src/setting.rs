@@ -66,7 +66,7 @@ pub struct Endpoint {
     pub dependency: Option<String>,
 }
 
-/// Bursts of errors that hit both versions alike, at random times.
+/// Bursts of errors that hit both versions alike, at random times: all pods, or some.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Bursts {
@@ -76,6 +76,8 @@ pub struct Bursts {
     pub last: Duration,
     /// The share of requests that fail beyond the usual.
     pub errors: Percent,
+    /// So many pods are hit by each, by lot, of whatever version; absent: all.
+    pub pods: Option<u32>,
 }
 
 /// How a version behaves.
@@ -98,6 +100,8 @@ pub struct Version {
     pub warmup: Option<Warmup>,
     /// Some pods are worse than others; absent: none.
     pub bad_pods: Option<BadPods>,
+    /// The standard deviation of the logarithm of a pod's share of failures, by which pods differ for as long as they live.
+    pub pod_effect: f64,
     /// Its pods are never ready.
     pub never_ready: bool,
     /// Its containers end by themselves; absent: never, but for memory beyond its limit.
@@ -117,6 +121,7 @@ impl Default for Version {
             later: None,
             warmup: None,
             bad_pods: None,
+            pod_effect: 0.0,
             never_ready: false,
             restarts: None,
             endpoints: BTreeMap::new(),

@@ -5,8 +5,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use davylamp_api::run::{DecisionRecord, RolloutRunStatus};
 use davylamp_api::status::RolloutStatus;
-use davylamp_tests::prometheus::cohort_of_job;
 use davylamp_tests::program;
+use davylamp_tests::prometheus::cohort_of_job;
 use davylamp_tests::shop::{NAME, Shop};
 use serde_json::{Value, json};
 

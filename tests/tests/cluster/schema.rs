@@ -345,6 +345,10 @@ fn broken() -> Vec<(Value, &'static str)> {
         (with("/spec/progressDeadline", json!("10 minutes")), DURATION),
         (with("/spec/analysis/hold/min", json!("1d")), DURATION),
         (with("/spec/analysis/warmup", json!("1001h")), DURATION),
+        (
+            with("/spec/analysis/calibration", json!({"history": "25h"})),
+            "spec.analysis.calibration.history: write a duration of at most 24h, or 0s to learn nothing",
+        ),
         (with("/spec/analysis/falseRollbackRate", json!("0.01")), PERCENTAGE),
         (with("/spec/analysis/maxServiceImpact", json!("0.5")), PERCENTAGE),
         (with(steps, json!([{"weight": "5"}])), PERCENTAGE),

@@ -31,6 +31,14 @@ pub(super) struct Failure {
     pub(super) error: QueryError,
 }
 
+impl Failure {
+    /// Not of one metric, but of all.
+    pub(super) fn of_source(wanted: &Wanted, error: QueryError) -> Self {
+        let metric = wanted.query.metrics.keys().next().cloned().unwrap_or_default();
+        Self { source: wanted.query.source.clone(), metric, error }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "metric {}: MetricSource {}: {}", self.metric, self.source, self.error)

@@ -1,11 +1,12 @@
 //! From the counters of a metric source to increments: what the engine is told of the metrics of a Rollout.
 //!
-//! [`sampler`] decides when to ask, `batch` asks for all metrics of a Rollout at once, [`scope`] writes what is asked,
+//! [`sampler`] decides when to ask, `history` which part of the past, `batch` asks for all metrics of a Rollout at once, [`scope`] writes what is asked,
 //! [`prometheus`] carries it with what `access` knows of the source, [`increments`] folds the answers. Nothing here decides
 //! anything about a Rollout.
 
 mod access;
 mod batch;
+mod history;
 pub mod increments;
 pub mod prometheus;
 pub mod sampler;
@@ -21,8 +22,9 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 
-pub use self::batch::fetch_once;
 pub use self::access::{Network, NoNetwork, SecretError, TokenError};
+pub use self::batch::fetch_once;
+pub use self::history::WantedHistory;
 pub use self::prometheus::PrometheusApi;
 pub use self::sampler::{Sampler, Wanted};
 use self::scope::ScopeError;

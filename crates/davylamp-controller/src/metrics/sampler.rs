@@ -11,17 +11,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use davylamp_api::MetricSourceSpec;
+use davylamp_api::source::Limits;
 use davylamp_engine::Query;
-use davylamp_engine::observed::Samples;
+use davylamp_engine::observed::{Learnt, Samples};
 use futures::future::{AbortHandle, Aborted, BoxFuture, abortable};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{sleep, timeout};
 
-use super::MetricsApi;
 use super::batch::{Failure, Texts, fetch, texts};
+use super::history::{Lesson, Step, WantedHistory};
+use super::{MetricsApi, QueryError};
 use crate::clock::Clock;
 use crate::key::Key;
 
@@ -30,6 +33,8 @@ const LONGEST_WINDOW_MS: i64 = 600_000;
 /// Nothing is asked again before this.
 const SHORTEST_INTERVAL_MS: i64 = 1_000;
 const LONGEST_REASON: usize = 500;
+/// Rollouts whose past is in memory at once, for each source.
+const MOST_LESSONS: usize = 2;
 
 /// What a Rollout needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +67,7 @@ struct Inner {
 #[derive(Default)]
 struct State {
     rollouts: BTreeMap<Key, Rollout>,
+    lessons: BTreeMap<Key, Lesson>,
     sources: BTreeMap<String, Source>,
 }
 
@@ -79,6 +85,8 @@ struct Source {
     changed: Arc<Notify>,
     /// The namespace that was served last.
     served: String,
+    /// And the one whose past was read last.
+    taught: String,
     /// One; it ends with this.
     _task: JoinSet<()>,
 }
@@ -107,6 +115,51 @@ impl Sampler {
         let Some(wanted) = wanted else { return };
         let source = wanted.query.source.clone();
         state.rollouts.insert(key.clone(), Rollout::new(&key.namespace, wanted, before, now));
+        self.serve(&mut state, source);
+    }
+
+    /// What the Rollout needs to know of its stable pods' past; None for nothing. It is told once, in bounded time; what was
+    /// read whole is remembered for the next run. Needs a runtime.
+    pub fn learn(&self, key: &Key, wanted: Option<WantedHistory>) {
+        let now = self.inner.clock.now_ms();
+        let mut state = self.inner.lock();
+        let before = state.lessons.get(key);
+        let keep = match (before, &wanted) {
+            (None, None) => true,
+            (Some(before), None) => before.lasts(now),
+            (Some(before), Some(wanted)) => *before.wanted == *wanted && !before.is_stale(now),
+            (None, Some(_)) => false,
+        };
+        if keep {
+            return;
+        }
+        if let Some(before) = state.lessons.remove(key) {
+            before.cancel();
+            state.changed(&before.wanted.of.query.source);
+        }
+        let Some(wanted) = wanted else { return };
+        let source = wanted.of.query.source.clone();
+        state.lessons.insert(key.clone(), Lesson::new(&key.namespace, wanted, now));
+        self.serve(&mut state, source);
+    }
+
+    /// What was learnt of the past that is wanted now, or was before.
+    #[must_use]
+    pub fn learnt(&self, key: &Key) -> Option<Arc<Learnt>> {
+        self.inner.lock().lessons.get(key)?.learnt()
+    }
+
+    /// The Rollout is gone.
+    pub fn forget(&self, key: &Key) {
+        self.want(key, None);
+        let mut state = self.inner.lock();
+        if let Some(lesson) = state.lessons.remove(key) {
+            lesson.cancel();
+            state.changed(&lesson.wanted.of.query.source);
+        }
+    }
+
+    fn serve(&self, state: &mut State, source: String) {
         match state.sources.entry(source) {
             btree_map::Entry::Occupied(known) => known.get().changed.notify_one(),
             btree_map::Entry::Vacant(new) => {
@@ -224,6 +277,19 @@ impl Wanted {
 }
 
 impl State {
+    /// Of those who want something of the source.
+    fn limits(&self, source: &str) -> Option<Limits> {
+        let rollouts = self.rollouts.values().map(|rollout| (&rollout.wanted.query, &rollout.wanted.source));
+        let lessons = self.lessons.values().filter(|lesson| lesson.learnt().is_none());
+        let lessons = lessons.map(|lesson| (&lesson.wanted.of.query, &lesson.wanted.source));
+        rollouts.chain(lessons).find(|(query, _)| query.source == source).map(|(_, source)| source.limits())
+    }
+
+    /// The one that this was asked for.
+    fn lesson(&mut self, key: &Key, wanted: &Arc<WantedHistory>) -> Option<&mut Lesson> {
+        self.lessons.get_mut(key).filter(|lesson| Arc::ptr_eq(&lesson.wanted, wanted))
+    }
+
     fn changed(&self, source: &str) {
         if let Some(source) = self.sources.get(source) {
             source.changed.notify_one();
@@ -236,16 +302,30 @@ impl Source {
         let changed = Arc::new(Notify::new());
         let mut task = JoinSet::new();
         task.spawn(serve(inner, name, Arc::clone(&changed)));
-        Self { changed, served: String::new(), _task: task }
+        Self { changed, served: String::new(), taught: String::new(), _task: task }
     }
 }
 
 type Batch = BoxFuture<'static, Result<Answered, Aborted>>;
 
-struct Answered {
-    key: Key,
-    wanted: Arc<Wanted>,
-    outcome: Result<Samples, Failure>,
+enum Answered {
+    Samples {
+        key: Key,
+        wanted: Arc<Wanted>,
+        outcome: Result<Samples, Failure>,
+    },
+    /// A window of the past, which begins there.
+    Past {
+        key: Key,
+        wanted: Arc<WantedHistory>,
+        since: i64,
+        outcome: Result<Samples, Failure>,
+    },
+    Learnt {
+        key: Key,
+        wanted: Arc<WantedHistory>,
+        learnt: Learnt,
+    },
 }
 
 /// What a source's task does next.
@@ -289,20 +369,65 @@ impl Inner {
     fn next(&self, source: &str, running: usize) -> Next {
         let now = self.clock.now_ms();
         let state = &mut *self.lock();
-        let Some(any) = state.rollouts.values().find(|rollout| rollout.wanted.query.source == source) else {
+        let Some(limits) = state.limits(source) else {
             state.sources.remove(source);
             return Next::End;
         };
-        if running < any.wanted.source.limits().concurrency()
-            && let Some(batch) = self.start_due(state, source, now)
-        {
+        if let Some(batch) = Self::learn(state, source, now) {
             return Next::Start(batch);
+        }
+        if running < limits.concurrency() {
+            let due = self.start_due(state, source, now);
+            if let Some(batch) = due.or_else(|| self.read_past(state, source, limits.concurrency(), now)) {
+                return Next::Start(batch);
+            }
         }
         let idle = state.rollouts.values().filter(|rollout| {
             rollout.wanted.query.source == source && rollout.running.is_none() && rollout.due > now
         });
-        let due = idle.map(|rollout| rollout.due).min().unwrap_or(i64::MAX);
+        let lessons = state.lessons.values().filter(|lesson| lesson.wanted.of.query.source == source);
+        let lessons = lessons.map(|lesson| match lesson.next(now) {
+            Step::Wait(due) => due,
+            Step::Read { .. } => lesson.deadline(),
+            // What runs wakes this task by itself.
+            Step::Learn | Step::Rest => i64::MAX,
+        });
+        let due = idle.map(|rollout| rollout.due).chain(lessons).min().unwrap_or(i64::MAX);
         Next::Wait(Duration::from_millis(due.saturating_sub(now).unsigned_abs()))
+    }
+
+    /// What was read of a past is learnt from.
+    fn learn(state: &mut State, source: &str, now: i64) -> Option<Batch> {
+        let mut lessons = state.lessons.iter_mut();
+        let (key, lesson) = lessons
+            .find(|(_, lesson)| lesson.wanted.of.query.source == source && lesson.next(now) == Step::Learn)?;
+        let (history, trouble) = lesson.close()?;
+        let (key, wanted) = (key.clone(), Arc::clone(&lesson.wanted));
+        let (batch, handle) = abortable(async move {
+            let learnt = aside(move || history.learn(trouble.as_deref())).await;
+            Answered::Learnt { key, wanted, learnt }
+        });
+        lesson.run(handle);
+        Some(batch.boxed())
+    }
+
+    /// The next window of a past, when nobody waits for the present: for half of the places at most.
+    fn read_past(&self, state: &mut State, source: &str, concurrency: usize, now: i64) -> Option<Batch> {
+        let taught = &mut state.sources.get_mut(source)?.taught;
+        let key = next_lesson(&state.lessons, source, taught, (concurrency / 2).max(1), now)?;
+        let lesson = state.lessons.get_mut(&key)?;
+        let Step::Read { since, until } = lesson.next(now) else { return None };
+        taught.clone_from(&key.namespace);
+        let (api, wanted) = (Arc::clone(&self.api), Arc::clone(&lesson.wanted));
+        let (question, texts) = (lesson.question(since), Arc::clone(&lesson.texts));
+        let patience = lesson.patience(now);
+        let (batch, handle) = abortable(async move {
+            let outcome = timeout(patience, fetch(&*api, &texts, &question, until)).await;
+            let outcome = outcome.unwrap_or_else(|_| Err(Failure::of_source(&question, QueryError::Timeout)));
+            Answered::Past { key, wanted, since, outcome }
+        });
+        lesson.run(handle);
+        Some(batch.boxed())
     }
 
     fn start_due(&self, state: &mut State, source: &str, now: i64) -> Option<Batch> {
@@ -320,7 +445,7 @@ impl Inner {
             let texts = Arc::clone(&rollout.texts);
             let (batch, handle) = abortable(async move {
                 let outcome = fetch(&*api, &texts, &wanted, until).await;
-                Answered { key, wanted, outcome }
+                Answered::Samples { key, wanted, outcome }
             });
             rollout.running = Some(handle);
             return Some(batch.boxed());
@@ -328,16 +453,50 @@ impl Inner {
     }
 
     fn settle(&self, answered: Answered) {
-        let Answered { key, wanted, outcome } = answered;
-        let wake = match self.lock().rollouts.get_mut(&key) {
-            Some(rollout) if Arc::ptr_eq(&rollout.wanted, &wanted) => {
-                rollout.settle(&key, outcome, self.clock)
+        let mut state = self.lock();
+        let now = self.clock.now_ms();
+        let (key, wake) = match answered {
+            Answered::Samples { key, wanted, outcome } => {
+                let rollout = state.rollouts.get_mut(&key);
+                let rollout = rollout.filter(|rollout| Arc::ptr_eq(&rollout.wanted, &wanted));
+                let wake = rollout.is_some_and(|rollout| rollout.settle(&key, outcome, self.clock));
+                (key, wake)
             }
-            Some(_) | None => false,
+            Answered::Past { key, wanted, since, outcome } => {
+                if let Some(lesson) = state.lesson(&key, &wanted) {
+                    lesson.settle(since, outcome, now);
+                }
+                (key, false)
+            }
+            Answered::Learnt { key, wanted, learnt } => {
+                let lesson = state.lesson(&key, &wanted);
+                let wake = lesson.is_some();
+                if let Some(lesson) = lesson {
+                    lesson.finish(learnt, now);
+                }
+                (key, wake)
+            }
         };
+        drop(state);
         if wake {
             (self.wake)(&key);
         }
+    }
+}
+
+/// Work that takes a while, beside the other tasks. Where one thread does everything it is done at once: so a simulation is
+/// what its seed makes it.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => work(),
+        _ => match spawn_blocking(work).await {
+            Ok(done) => done,
+            // It panicked, and so does this task; or the runtime is about to end.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => std::future::pending().await,
+            },
+        },
     }
 }
 
@@ -348,6 +507,26 @@ fn next_due(rollouts: &BTreeMap<Key, Rollout>, source: &str, served: &str, now: 
     });
     let next = idle
         .min_by_key(|(key, rollout)| (key.namespace.as_str() <= served, &key.namespace, rollout.due, *key));
+    next.map(|(key, _)| key.clone())
+}
+
+/// The past that is read next: one that was begun, of the next namespace in turn.
+fn next_lesson(
+    lessons: &BTreeMap<Key, Lesson>,
+    source: &str,
+    taught: &str,
+    places: usize,
+    now: i64,
+) -> Option<Key> {
+    let here = || lessons.iter().filter(|(_, lesson)| lesson.wanted.of.query.source == source);
+    if here().filter(|(_, lesson)| lesson.is_running()).count() >= places {
+        return None;
+    }
+    let full = here().filter(|(_, lesson)| lesson.is_open()).count() >= MOST_LESSONS;
+    let readable = here().filter(|(_, lesson)| matches!(lesson.next(now), Step::Read { .. }));
+    let next = readable
+        .filter(|(_, lesson)| lesson.is_open() || !full)
+        .min_by_key(|(key, lesson)| (!lesson.is_open(), key.namespace.as_str() <= taught, *key));
     next.map(|(key, _)| key.clone())
 }
 

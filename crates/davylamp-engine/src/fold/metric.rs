@@ -13,7 +13,7 @@ use davylamp_stats::{
 use super::{MOST, percent, rounded};
 use crate::decision::MetricQuery;
 use crate::observed::Increment;
-use crate::program::MetricPlan;
+use crate::program::{CohortPods, MetricPlan};
 
 /// Rows of counts in a checkpoint.
 const ROWS: usize = 8;
@@ -27,6 +27,8 @@ pub(super) struct Seen {
     /// Of a distribution.
     canary: Vec<Bucket>,
     baseline: Vec<Bucket>,
+    /// With exposure.
+    pods: CohortPods,
 }
 
 impl Seen {
@@ -40,6 +42,11 @@ impl Seen {
         *x += increment.events;
         *n += increment.total;
         buckets.extend(&increment.buckets);
+    }
+
+    pub(super) fn add_pod(&mut self, canary: bool) {
+        let CohortPods { canary: own, baseline } = &mut self.pods;
+        *(if canary { own } else { baseline }) += 1;
     }
 
     /// Both cohorts have exposure.
@@ -58,6 +65,8 @@ pub(super) struct MetricFold {
     test: Test,
     safe: NonInferiority,
     pub(super) block_until: i64,
+    /// That counted at the start of the block: so much is tolerated in all of it.
+    pods: CohortPods,
     pub(super) counted_from: i64,
     /// Counts, those of this step first: canary events, baseline events, canary exposure, baseline exposure.
     rows: Vec<[f64; 4]>,
@@ -73,7 +82,6 @@ enum Test {
 /// Of a distribution.
 #[derive(Debug)]
 struct Score {
-    block_seconds: f64,
     /// None before the first values.
     process: Option<ScoreProcess>,
     /// Above this bound values are counted for the test of non-inferiority. Chosen at the start of a block, from those
@@ -86,6 +94,7 @@ impl Score {
     /// change.
     fn round(
         &mut self,
+        plan: &MetricPlan,
         tolerance: f64,
         seen: &Seen,
         new_block: bool,
@@ -93,12 +102,14 @@ impl Score {
         let Seen { canary, baseline, .. } = seen;
         let both = [canary.as_slice(), baseline].concat();
         if both.iter().any(|bucket| bucket.count > 0.0) {
-            self.cover(tolerance, &both)?;
+            self.cover(plan, tolerance, &both)?;
         }
         let Some(process) = &mut self.process else { return Ok(None) };
         let on = |buckets| process.layout().on(buckets).map_err(|_| Incomparable);
         let (canary, baseline) = (on(canary)?, on(baseline)?);
         if new_block {
+            // In range by construction; else the tolerance stays.
+            let _ = process.tolerate(tolerance);
             process.close_block();
             self.above = self.above.or_else(|| tail(process));
         }
@@ -108,10 +119,10 @@ impl Score {
     }
 
     /// The layout of the process becomes one that holds these buckets, too.
-    fn cover(&mut self, tolerance: f64, buckets: &[Bucket]) -> Result<(), Incomparable> {
+    fn cover(&mut self, plan: &MetricPlan, tolerance: f64, buckets: &[Bucket]) -> Result<(), Incomparable> {
         let layout = Layout::of(buckets).ok_or(Incomparable)?;
         let Some(process) = &mut self.process else {
-            self.process = ScoreProcess::new(layout, tolerance, self.block_seconds).ok();
+            self.process = score_process(plan, layout, tolerance);
             return Ok(());
         };
         let common = process.layout().common(&layout).ok_or(Incomparable)?;
@@ -137,51 +148,70 @@ fn position(layout: &Layout, above: f64) -> Option<usize> {
 
 impl Test {
     #[allow(clippy::expect_used, reason = "`compile` keeps the arguments in the documented range")]
-    fn new(plan: &MetricPlan, block_seconds: f64) -> Self {
+    fn new(plan: &MetricPlan, pods: CohortPods) -> Self {
         if matches!(plan.query, MetricQuery::Distribution { .. }) {
-            return Self::Score(Score { block_seconds, process: None, above: None });
+            return Self::Score(Score { process: None, above: None });
         }
-        let rho0 = plan.as_harm(plan.tolerated());
-        Self::Event(EventProcess::new(rho0, block_seconds, plan.floor).expect("arguments in range"))
+        let process = EventProcess::new(tolerated(plan, pods), block_seconds(plan), plan.floor);
+        Self::Event(process.and_then(|process| process.with_clip(plan.clip)).expect("arguments in range"))
     }
 
     /// With that capital, if it is one.
-    fn restored(self, plan: &MetricPlan, kept: &MetricCheckpoint) -> Option<Self> {
+    fn restored(self, plan: &MetricPlan, pods: CohortPods, kept: &MetricCheckpoint) -> Option<Self> {
         let bytes = BASE64.decode(&kept.event).ok()?;
         match self {
             Self::Event(process) => process.restore(&bytes).ok().map(Self::Event),
-            Self::Score(score) => {
+            Self::Score(_) => {
                 // Any layout: that of the capital takes its place.
                 let layout = Layout::classic(&[1.0, f64::INFINITY]).ok()?;
-                let process = ScoreProcess::new(layout, plan.tolerance, score.block_seconds).ok()?;
+                let process = score_process(plan, layout, tolerated(plan, pods) - 1.0)?;
                 let process = Some(process.restore(&bytes).ok()?);
-                Some(Self::Score(Score { process, above: kept.above, ..score }))
+                Some(Self::Score(Score { process, above: kept.above }))
             }
         }
     }
 }
 
+fn score_process(plan: &MetricPlan, layout: Layout, tolerance: f64) -> Option<ScoreProcess> {
+    let process = ScoreProcess::new(layout, tolerance.max(0.0), block_seconds(plan));
+    process.and_then(|process| process.with_clip(plan.clip)).ok()
+}
+
+/// As the tests see it.
+fn tolerated(plan: &MetricPlan, pods: CohortPods) -> f64 {
+    plan.as_harm(plan.tolerated_among(pods))
+}
+
+/// As the test sees it.
+fn margin(plan: &MetricPlan, next_weight: f64, pods: CohortPods) -> f64 {
+    plan.as_harm(plan.margin_among(next_weight, pods))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a block is shorter than a day")]
+fn block_seconds(plan: &MetricPlan) -> f64 {
+    plan.block as f64 / 1_000.0
+}
+
 #[allow(clippy::expect_used, reason = "`compile` and the clamp keep the arguments in the documented range")]
-fn non_inferiority(plan: &MetricPlan, next_weight: f64) -> NonInferiority {
-    let margin = plan.as_harm(plan.margin(next_weight));
+fn non_inferiority(plan: &MetricPlan, next_weight: f64, pods: CohortPods) -> NonInferiority {
+    let margin = margin(plan, next_weight, pods);
     NonInferiority::new(margin, plan.floor.map(|floor| (floor, next_weight))).expect("arguments in range")
 }
 
 impl MetricFold {
-    #[allow(clippy::cast_precision_loss, reason = "a block is shorter than a day")]
-    pub(super) fn restore(
-        plan: &MetricPlan,
-        kept: Option<&MetricCheckpoint>,
-        next_weight: f64,
-        block: i64,
-    ) -> Self {
-        let test = || Test::new(plan, block as f64 / 1_000.0);
-        let safe = kept
+    pub(super) fn restore(plan: &MetricPlan, kept: Option<&MetricCheckpoint>, next_weight: f64) -> Self {
+        let pods = kept.and_then(|kept| kept.pods).unwrap_or_default();
+        let [canary, baseline] = pods.map(|pods| u32::try_from(pods).unwrap_or(0));
+        let pods = CohortPods { canary, baseline };
+        let test = || Test::new(plan, pods);
+        let safe = || non_inferiority(plan, next_weight, pods);
+        let kept_safe = kept
             .and_then(|k| BASE64.decode(k.safe.as_ref()?).ok())
-            .and_then(|bytes| non_inferiority(plan, next_weight).restore(&bytes).ok());
+            .and_then(|bytes| safe().restore(&bytes).ok());
         Self {
-            test: kept.and_then(|kept| test().restored(plan, kept)).unwrap_or_else(test),
-            safe: safe.unwrap_or_else(|| non_inferiority(plan, next_weight)),
+            test: kept.and_then(|kept| test().restored(plan, pods, kept)).unwrap_or_else(test),
+            safe: kept_safe.unwrap_or_else(safe),
+            pods,
             block_until: kept.map_or(0, |k| k.block_until),
             counted_from: kept.map_or(0, |k| k.counted_from),
             rows: kept
@@ -202,6 +232,9 @@ impl MetricFold {
             above,
             safe: Some(BASE64.encode(self.safe.to_bytes())),
             block_until: self.block_until,
+            pods: (self.pods != CohortPods::default()).then(|| {
+                [self.pods.canary, self.pods.baseline].map(|pods| i32::try_from(pods).unwrap_or(i32::MAX))
+            }),
             counted_from: self.counted_from,
             rows: self.rows.clone(),
         }
@@ -217,7 +250,7 @@ impl MetricFold {
     }
 
     pub(super) fn begin_step(&mut self, plan: &MetricPlan, next_weight: f64) {
-        self.safe = non_inferiority(plan, next_weight);
+        self.safe = non_inferiority(plan, next_weight, self.pods);
         if let Test::Score(score) = &mut self.test {
             score.above = None;
         }
@@ -248,8 +281,17 @@ impl MetricFold {
         new_block: bool,
         next_weight: f64,
     ) -> Result<bool, Incomparable> {
+        if new_block {
+            self.pods = seen.pods;
+            // In range by construction; else the margin stays.
+            let _ = self.safe.rule_out(margin(plan, next_weight, self.pods));
+        }
+        let rho0 = tolerated(plan, self.pods);
         let counts = match &mut self.test {
             Test::Event(process) => {
+                if new_block {
+                    let _ = process.tolerate(rho0);
+                }
                 let harm = match plan.goal {
                     Goal::Lower => seen.counts,
                     Goal::Higher => seen.counts.swapped(),
@@ -261,10 +303,10 @@ impl MetricFold {
             }
             Test::Score(score) => {
                 let before = score.above;
-                let counts = score.round(plan.tolerance, seen, new_block)?;
+                let counts = score.round(plan, rho0 - 1.0, seen, new_block)?;
                 if before.is_some() && score.above != before {
                     // What was shown is about another bound.
-                    self.safe = non_inferiority(plan, next_weight);
+                    self.safe = non_inferiority(plan, next_weight, self.pods);
                     self.new_row();
                 }
                 let Some(counts) = counts else { return Ok(false) };
@@ -312,10 +354,10 @@ impl MetricFold {
             baseline: self.baseline(),
             ratio: self.ratio().map(rounded),
             interval: self.interval(alpha),
-            tolerated: plan.tolerated(),
+            tolerated: rounded(plan.tolerated_among(self.pods)),
             log_e: rounded(self.log_e()),
             log_e_non_inferior: rounded(self.log_e_safe()),
-            margin: rounded(plan.margin(next_weight)),
+            margin: rounded(plan.margin_among(next_weight, self.pods)),
             weight: rounded(plan.weight),
         }
     }
@@ -335,7 +377,7 @@ impl MetricFold {
             above: self.above(),
             ratio: self.ratio().map(rounded),
             interval: self.interval(alpha),
-            tolerated: plan.tolerated(),
+            tolerated: rounded(plan.tolerated_among(self.pods)),
             evidence: percent(evidence),
             safe: percent(safe),
             canary: self.canary(),

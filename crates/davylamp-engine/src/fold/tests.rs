@@ -1,12 +1,13 @@
 mod kinds;
 
 use davylamp_api::rollout::{Analysis, Strategy as Release};
-use davylamp_api::run::Sampling;
+use davylamp_api::run::{Calibrated, Sampling};
 use davylamp_api::scalar::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::calibration;
 use crate::observed::{MetricSamples, Pod, Revision};
 use crate::program::Conduct;
 
@@ -32,7 +33,7 @@ fn plan_of(metrics: &serde_json::Value) -> Plan {
     }))
     .unwrap();
     let sampling = Sampling { scrape_interval: Duration::from_secs(15), delay: Duration::from_secs(15) };
-    Conduct::compile(&strategy, &analysis, Some(sampling)).unwrap().analysis
+    Conduct::compile(&strategy, &analysis, Some(sampling), &BTreeMap::new()).unwrap().analysis
 }
 
 fn time(ms: i64) -> Instant {
@@ -253,6 +254,76 @@ fn what_was_asked_too_late_is_not_folded() {
     let mut fold = Fold::new(&plan, &start, Percent::from_basis_points(5_000), Percent::FULL);
     fold.take(&samples(start.folded_until + 1, T0 + 120 * SECOND, &all), &pods(LONG_AGO), &cohorts());
     assert_eq!(fold.look(), None, "a gap between checkpoint and samples would lose data");
+}
+
+/// So many pods of the baseline, each with the same counts.
+fn many(baseline: usize, counts: &[(f64, f64)]) -> (BTreeMap<String, Targets>, Observed) {
+    let (mut all, mut observed) = (world(counts, counts), pods(LONG_AGO));
+    let old = observed.revisions.get_mut("old").unwrap();
+    for i in 1..baseline {
+        let name = format!("shop-old-x{i}");
+        all.insert(name.clone(), BTreeMap::from([("a".to_owned(), scraped(7_000, counts))]));
+        old.pods.insert(name, Pod { ready_at: Some(time(LONG_AGO)) });
+    }
+    (all, observed)
+}
+
+#[test]
+fn what_pods_differ_by_widens_the_tolerance_for_those_that_count() {
+    let mut plan = plan();
+    let (all, observed) = many(19, &[(1.0, 100.0); 12]);
+    let (_, kept) = fold(&plan, &opened(&plan), T0 + 90 * SECOND, &all, &observed);
+    assert_eq!(kept.metrics["errors"].pods, Some([1, 19]));
+    let of = |plan: &Plan, kept: &Checkpoint| {
+        let fold = Fold::new(plan, kept, Percent::from_basis_points(5_000), Percent::FULL);
+        (fold.statuses()[0].tolerated, fold.records()[0].margin)
+    };
+    // 1.1·exp(2.326·0.05·√(1 + 1/19)) and 1.5·exp(−1.645·0.05·√(1 + 1/19)).
+    assert_eq!(of(&plan, &kept), (1.239_421, 1.378_648));
+    assert_eq!(of(&plan, &opened(&plan)), (1.1, 1.5), "nobody counts yet");
+    let learnt = Calibrated { pod_effect: 0.1, ..calibration::defaults(INTERVAL) };
+    plan.calibrate(plan.sampling, &BTreeMap::from([("errors".to_owned(), learnt)]));
+    let (tolerated, margin) = of(&plan, &kept);
+    assert!((tolerated - 1.1 * (1.239_421 / 1.1_f64).powi(2)).abs() < 1e-5, "{tolerated}");
+    assert!((margin - 1.5 * (1.378_648 / 1.5_f64).powi(2)).abs() < 1e-5, "{margin}");
+}
+
+#[test]
+fn a_tolerance_holds_for_its_whole_block() {
+    let mut plan = plan();
+    let learnt = Calibrated { block: Duration::from_secs(60), ..calibration::defaults(INTERVAL) };
+    plan.calibrate(plan.sampling, &BTreeMap::from([("errors".to_owned(), learnt)]));
+    let (mut all, observed) = many(4, &[(1.0, 100.0); 12]);
+    // Three pods fall silent in the middle of the first block.
+    for (_, targets) in all.iter_mut().filter(|(pod, _)| pod.starts_with("shop-old-x")) {
+        targets.get_mut("a").unwrap().truncate(4);
+    }
+    let pods = |until: i64| {
+        let (_, kept) = fold(&plan, &opened(&plan), T0 + until * SECOND, &all, &observed);
+        (kept.metrics["errors"].pods, (kept.metrics["errors"].block_until - T0) / SECOND)
+    };
+    assert_eq!(
+        [pods(60), pods(105), pods(120)],
+        [(Some([1, 4]), 105), (Some([1, 4]), 105), (Some([1, 1]), 165)]
+    );
+}
+
+#[test]
+fn a_record_by_hand_is_read_as_far_as_it_makes_sense() {
+    let mut plan = plan();
+    let mut read = |block: u64, clip: f64, pod_effect: f64| {
+        let learnt =
+            Calibrated { block: Duration::from_millis(block), clip, pod_effect, ..Calibrated::default() };
+        plan.calibrate(plan.sampling, &BTreeMap::from([("errors".to_owned(), learnt)]));
+        let metric = &plan.metrics[0];
+        (metric.block / SECOND, metric.clip, metric.pod_effect)
+    };
+    assert_eq!(read(30_000, 1.5, 0.2), (30, 1.5, 0.2));
+    assert_eq!(read(31_000, 1.5, 0.0), (45, 1.5, 0.0));
+    let ln_10 = std::f64::consts::LN_10;
+    assert_eq!(read(0, 0.0, -1.0), (15, ln_10, 0.05));
+    assert_eq!(read(u64::MAX, f64::NAN, f64::NAN), (3_615, ln_10, 0.05));
+    assert_eq!(read(15_000, 99.0, 99.0), (15, ln_10, 0.05));
 }
 
 fn counts() -> impl proptest::strategy::Strategy<Value = Vec<(f64, f64)>> {

@@ -96,9 +96,15 @@ impl World {
             && !self.runs.contains_key(name)
             && effect()
         {
-            let conduct = Conduct::compile(&spec.strategy, &spec.analysis, spec.sampling).unwrap();
+            let conduct =
+                Conduct::compile(&spec.strategy, &spec.analysis, spec.sampling, &spec.calibration).unwrap();
             self.conducts.insert(name.clone(), conduct);
             self.runs.insert(name.clone(), spec.clone());
+            self.changed = true;
+        }
+        let learnt = desired.history.clone().map(|of| self.sampler.learn(of));
+        if learnt.is_some() && learnt != self.learnt {
+            self.learnt = learnt;
             self.changed = true;
         }
         if let Some(on) = desired.finalizer

@@ -15,7 +15,8 @@ use davylamp_api::scalar::{Duration, PodTemplate};
 use davylamp_api::status::{RolloutStatus, RuleWeights, StateName};
 use davylamp_api::{Instant, RolloutRunSpec, RolloutSpec, revision};
 use davylamp_engine::observed::{
-    Action, Effective, Entrance, Hash, Meta, Observed, Pod, Revision, Role, Route, Service, Source, Template,
+    Action, Effective, Entrance, Hash, Learnt, Meta, Observed, Pod, Revision, Role, Route, Service, Source,
+    Template,
 };
 use davylamp_engine::{Conduct, Decision, Input, Program};
 use serde_json::json;
@@ -101,6 +102,7 @@ pub(crate) struct World {
     pub(crate) entrance: Entrance,
     pub(crate) source: Source,
     pub(crate) sampler: sampler::Sampler,
+    pub(crate) learnt: Option<Learnt>,
     pub(crate) checked: BTreeSet<Hash>,
     pub(crate) refused: BTreeSet<Hash>,
     history_of_templates: BTreeSet<Hash>,
@@ -235,6 +237,7 @@ impl World {
             entrance: Entrance::Found,
             source: Source::Ready { scrape_interval_ms: INTERVAL, delay_ms: DELAY },
             sampler: sampler::Sampler::default(),
+            learnt: None,
             checked: BTreeSet::new(),
             refused: BTreeSet::new(),
             history_of_templates: BTreeSet::new(),
@@ -520,6 +523,7 @@ impl World {
             actions: self.actions.values().cloned().collect(),
             source: self.source.clone(),
             samples: self.sampler.samples(self.now),
+            learnt: self.learnt.clone(),
         }
     }
 

@@ -15,8 +15,8 @@ pub(super) const BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// What kube-state-metrics says of restarts.
 pub(super) const RESTARTS: &str = "kube_pod_container_status_restarts_total";
-/// Scrapes that are remembered: more than any query asks for.
-const REMEMBERED: usize = 1_000;
+/// Scrapes that are remembered: twelve hours of them, every ten seconds.
+const REMEMBERED: usize = 4_320;
 
 /// What an application counts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,6 +69,8 @@ pub(super) struct Pod {
     latencies: [f64; BUCKETS.len() + 1],
     random: Random,
     bad: bool,
+    /// What its share of failures is multiplied by.
+    effect: f64,
     /// When its process began, in ms since 1970.
     started: i64,
     counters: Counters,
@@ -95,6 +97,8 @@ impl Pod {
         started: i64,
     ) -> Self {
         let bad = version.bad_pods.is_some_and(|bad| random.share() < bad.share.share());
+        let spread = version.pod_effect;
+        let effect = if spread > 0.0 { libm::exp(spread * random.normal()) } else { 1.0 };
         Self {
             image,
             address,
@@ -102,6 +106,7 @@ impl Pod {
             version,
             random,
             bad,
+            effect,
             started,
             counters: Counters::default(),
             expected: (0.0, 0.0),
@@ -181,7 +186,9 @@ impl Pod {
         let cold = warmup.filter(|w| age < w.last.millis()).map(|w| w.errors);
         let old = later.filter(|l| age >= l.after.millis()).map(|l| l.errors);
         let bad = bad_pods.filter(|_| self.bad).map(|b| b.errors);
-        [cold, old, bad].into_iter().flatten().fold(errors.share(), |worst, e| worst.max(e.share()))
+        let worst =
+            [cold, old, bad].into_iter().flatten().fold(errors.share(), |worst, e| worst.max(e.share()));
+        (worst * self.effect).min(1.0)
     }
 
     /// Requests per second between the last two scrapes after `since`, if there were two.
@@ -392,6 +399,20 @@ mod tests {
         let pod = pod(version);
         let errors = [0, 10_000, 59_999, 60_000].map(|at| format!("{:.2}", pod.errors(at)));
         assert_eq!(errors, ["0.50", "0.01", "0.01", "0.09"]);
+    }
+
+    #[test]
+    fn pods_differ_by_effects_of_their_own() {
+        let version = Version { errors: percent(1), pod_effect: 0.2, ..Version::default() };
+        let logs: Vec<f64> = (0..400)
+            .map(|i| {
+                let random = Random::of(1, &format!("pod {i}"));
+                let pod = Pod::new("a".to_owned(), "10.0.0.1".to_owned(), version.clone(), random, 0);
+                libm::log(pod.errors(0) / 0.01)
+            })
+            .collect();
+        let square = logs.iter().map(|log| log * log).sum::<f64>() / 400.0;
+        assert!((0.17..0.23).contains(&square.sqrt()), "{square}");
     }
 
     #[test]

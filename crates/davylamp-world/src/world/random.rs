@@ -2,7 +2,7 @@
 //! whatever the order in which they are looked at.
 
 use rand::{RngExt, SeedableRng};
-use rand_distr::{Binomial, Distribution, Exp1, Poisson};
+use rand_distr::{Binomial, Distribution, Exp1, Poisson, StandardNormal};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// FNV-1a.
@@ -50,6 +50,11 @@ impl Random {
             here
         };
         shares.enumerate().map(here).collect()
+    }
+
+    /// Of the standard normal distribution.
+    pub(super) fn normal(&mut self) -> f64 {
+        StandardNormal.sample(&mut self.0)
     }
 
     /// A length with this mean, exponentially distributed.

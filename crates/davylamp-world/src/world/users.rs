@@ -35,6 +35,7 @@ struct Trouble {
     /// Whom it concerns; absent: everybody.
     dependency: Option<String>,
     nodes: Option<BTreeSet<String>>,
+    pods: Option<BTreeSet<Key>>,
 }
 
 impl Users {
@@ -63,7 +64,7 @@ impl Users {
     pub(super) fn incident(&mut self, incident: Incident, nodes: Option<BTreeSet<String>>, now: i64) {
         let Incident { last, errors, dependency, nodes: _ } = incident;
         let (until, errors) = (now + last.millis(), errors.share());
-        self.incidents.push(Trouble { until, errors, dependency, nodes });
+        self.incidents.push(Trouble { until, errors, dependency, nodes, pods: None });
     }
 
     /// When something changes by itself, in ms since 1970.
@@ -81,9 +82,10 @@ impl Users {
             let seconds = ms as f64 / 1_000.0;
             let requests = self.setting.requests_per_second * self.of_the_day(middle) * seconds;
             let incidents = &self.incidents;
-            let around = |node: &str, dependency: Option<&str>| {
+            let around = |key: &Key, node: &str, dependency: Option<&str>| {
                 let concerns = |trouble: &&Trouble| {
                     trouble.nodes.as_ref().is_none_or(|nodes| nodes.contains(node))
+                        && trouble.pods.as_ref().is_none_or(|pods| pods.contains(key))
                         && (trouble.dependency.is_none() || trouble.dependency.as_deref() == dependency)
                 };
                 1.0 - incidents.iter().filter(concerns).fold(1.0, |good, t| good * (1.0 - t.errors))
@@ -103,7 +105,7 @@ impl Users {
                 let share = to + (*from - to) * mean;
                 match pods.get_mut(key).filter(|life| life.runs(now)) {
                     Some(life) => {
-                        let around = |dependency: Option<&str>| around(&life.node, dependency);
+                        let around = |dependency: Option<&str>| around(key, &life.node, dependency);
                         life.pod.take(requests * share, middle, around);
                     }
                     None => unanswered += share,
@@ -121,7 +123,8 @@ impl Users {
         if now >= self.burst {
             let bursts = &self.setting.bursts;
             let (until, errors) = (now + bursts.last.millis(), bursts.errors.share());
-            self.incidents.push(Trouble { until, errors, dependency: None, nodes: None });
+            let pods = bursts.pods.map(|count| self.some_pods(count));
+            self.incidents.push(Trouble { until, errors, dependency: None, nodes: None, pods });
             self.next_burst();
         }
     }
@@ -151,6 +154,13 @@ impl Users {
         #[allow(clippy::cast_precision_loss, reason = "a time of the day")]
         let hour = at.rem_euclid(86_400_000) as f64 / 3_600_000.0;
         1.0 + self.setting.daily.share() * libm::cos((hour - 12.0) / 12.0 * std::f64::consts::PI)
+    }
+
+    /// So many of those that get requests, by lot.
+    fn some_pods(&mut self, count: u32) -> BTreeSet<Key> {
+        let mut pods: Vec<(f64, &Key)> = self.shares.keys().map(|key| (self.bursts.share(), key)).collect();
+        pods.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        pods.into_iter().take(count as usize).map(|(_, key)| key.clone()).collect()
     }
 
     fn next_burst(&mut self) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use davylamp_api::Instant;
 use davylamp_api::source::{EnforcedLabel, Limits};
-use davylamp_engine::MetricQuery;
+use davylamp_engine::{HistoryQuery, MetricQuery};
 use futures::future::BoxFuture;
 use promql_parser::parser::{self, Expr};
 
@@ -533,4 +533,108 @@ async fn the_last_handle_ends_all() {
     sleep(Duration::from_mins(1)).await;
     assert_eq!(api.take().len(), 0);
     assert_eq!(Arc::strong_count(&api), 1);
+}
+
+/// What a run of a Rollout wants to know of the last hour, when the source has scraped since T0.
+fn past(source: &str) -> WantedHistory {
+    let Wanted { query, source } = wanted(source, 0);
+    let of = HistoryQuery {
+        query: Query { since: 0, ..query },
+        length: 3_600_000,
+        warmup: 0,
+        steps: Vec::new(),
+        alpha: 0.01,
+    };
+    WantedHistory { of, source }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_past_is_read_back_to_its_first_sample_and_told_once() {
+    let scene = Scene::new();
+    scene.until(1_000).await;
+    scene.sampler.learn(&key("shop"), Some(past("prom")));
+    scene.until(1_001).await;
+    let asked = scene.api.take();
+    let texts: Vec<_> = asked.iter().map(|a| (a.time, a.text.split('[').next_back().unwrap())).collect();
+    let window = |time, range| [(time, range), (time, range)];
+    // Ten minutes, twenty, and in the rest of the hour before there is nothing; each with the base of its first increment.
+    let expected = [window(985, "637500ms]"), window(385, "1237500ms]"), window(-814, "1837500ms]")];
+    assert_eq!(texts, expected.concat());
+    assert_eq!(scene.woken(), 1);
+    let learnt = scene.sampler.learnt(&key("shop")).unwrap();
+    let ratio = &learnt.metrics["ratio"];
+    assert_eq!(
+        (ratio.pods, ratio.reason.as_deref()),
+        (1, Some("fewer than 3 pods were seen: the defaults hold"))
+    );
+    assert_eq!(learnt.of, past("prom").of);
+
+    // It holds for what is the same, also when nothing was wanted meanwhile.
+    scene.sampler.learn(&key("shop"), None);
+    scene.sampler.learn(&key("shop"), Some(past("prom")));
+    scene.until(1_100).await;
+    assert_eq!((scene.api.take().len(), scene.woken()), (0, 0));
+    let mut longer = past("prom");
+    longer.of.warmup = 1;
+    scene.sampler.learn(&key("shop"), Some(longer));
+    assert_eq!(scene.sampler.learnt(&key("shop")), None);
+    scene.until(1_101).await;
+    assert_eq!(scene.woken(), 1);
+    scene.sampler.forget(&key("shop"));
+    assert_eq!(scene.sampler.learnt(&key("shop")), None);
+    scene.until(1_102).await;
+    assert!(scene.sampler.inner.lock().sources.is_empty(), "its task has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_never_answers_teaches_nothing_within_a_minute() {
+    let scene = Scene::new();
+    scene.until(1_000).await;
+    scene.api.set("prom", Behaviour::NeverAnswers);
+    scene.sampler.learn(&key("shop"), Some(past("prom")));
+    scene.until(1_059).await;
+    assert_eq!((scene.sampler.learnt(&key("shop")), scene.woken()), (None, 0));
+    scene.until(1_061).await;
+    let learnt = scene.sampler.learnt(&key("shop")).unwrap();
+    let reason = learnt.metrics["ratio"].reason.clone().unwrap();
+    assert!(reason.contains("did not answer within spec.limits.timeout"), "{reason}");
+    assert_eq!(scene.woken(), 1);
+    // For another run it is tried again.
+    scene.api.set("prom", Behaviour::Answers);
+    scene.sampler.learn(&key("shop"), None);
+    scene.sampler.learn(&key("shop"), Some(past("prom")));
+    scene.until(1_063).await;
+    assert_eq!(scene.sampler.learnt(&key("shop")).unwrap().metrics["ratio"].pods, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_present_comes_before_any_past() {
+    let scene = Scene::new();
+    scene.until(1_000).await;
+    let one_at_a_time = Limits { concurrency: Some(1), ..Limits::default() };
+    let limited = |mut source: MetricSourceSpec| {
+        source.limits = Some(one_at_a_time);
+        source
+    };
+    let (past, live) = (past("prom"), wanted("prom", 900));
+    let (past, live) = (
+        WantedHistory { source: limited(past.source.clone()), ..past },
+        Wanted { source: limited(live.source.clone()), ..live },
+    );
+    scene.api.set("prom", Behaviour::TakesSeconds(4));
+    for namespace in ["a", "b", "c"] {
+        scene.sampler.learn(&key(namespace), Some(past.clone()));
+    }
+    scene.until(1_001).await;
+    scene.sampler.want(&key("shop"), Some(live));
+    scene.api.take();
+    scene.until(1_005).await;
+    let asked = scene.api.take();
+    assert_eq!(asked.len(), 2, "one window at a time: {asked:?}");
+    assert!(asked.iter().all(|a| a.text.contains("[1")), "the present, up to now: {asked:?}");
+    scene.until(1_040).await;
+    let learnt = |namespace: &str| scene.sampler.learnt(&key(namespace)).is_some();
+    assert!(learnt("a"), "what was begun is read to its end");
+    scene.until(1_061).await;
+    assert!(learnt("b") && learnt("c"), "whoever waited for too long goes on without");
 }

@@ -50,6 +50,15 @@ fn orders(more: &Value) -> Value {
     metric("count", &json!({"events": "orders_total", "exposure": "requests_total"}), more)
 }
 
+/// With pods that do not differ.
+fn exact(metrics: &Value) -> Plan {
+    let mut plan = plan_of(metrics);
+    for metric in &mut plan.metrics {
+        metric.pod_effect = 0.0;
+    }
+    plan
+}
+
 /// After all rounds.
 fn folded<'a>(plan: &'a Plan, seconds: i64, all: &BTreeMap<String, Targets>) -> Fold<'a> {
     let mut fold = Fold::new(plan, &opened(plan), Percent::from_basis_points(5_000), Percent::FULL);
@@ -63,7 +72,7 @@ const SLOW: [f64; 4] = [200.0, 200.0, 80.0, 20.0];
 
 #[test]
 fn a_slower_canary_is_found_and_one_alike_is_shown_to_be_good() {
-    let plan = plan_of(&latency());
+    let plan = exact(&latency());
     let of = |canary: [f64; 4]| two(histograms(&BOUNDS, &[canary; 40]), histograms(&BOUNDS, &[GOOD; 40]));
     let slow = folded(&plan, 300, &of(SLOW));
     assert!(slow.regressed() && !slow.safe(), "{}", slow.log_e());
@@ -81,7 +90,7 @@ fn a_slower_canary_is_found_and_one_alike_is_shown_to_be_good() {
 
 #[test]
 fn versions_with_other_buckets_are_compared_in_those_in_common() {
-    let plan = plan_of(&latency());
+    let plan = exact(&latency());
     let coarse = |counts: [f64; 4]| [counts[0], counts[1] + counts[2], counts[3], 0.0];
     let canary = histograms(&[0.1, 0.5, f64::INFINITY], &[coarse(SLOW); 40]);
     let fold = folded(&plan, 300, &two(canary, histograms(&BOUNDS, &[GOOD; 40])));
@@ -97,7 +106,7 @@ fn versions_with_other_buckets_are_compared_in_those_in_common() {
 
 #[test]
 fn buckets_that_go_in_mid_run_take_the_evidence_along() {
-    let plan = plan_of(&latency());
+    let plan = exact(&latency());
     let coarse = |counts: [f64; 4]| [counts[0], counts[1] + counts[2], counts[3], 0.0];
     let mut canary = histograms(&BOUNDS, &[SLOW; 8]);
     canary.extend(histograms(&[0.1, 0.5, f64::INFINITY], &[coarse(SLOW); 40]).into_iter().skip(8));
@@ -109,7 +118,7 @@ fn buckets_that_go_in_mid_run_take_the_evidence_along() {
 
 #[test]
 fn native_histograms_are_compared() {
-    let plan = plan_of(&latency());
+    let plan = exact(&latency());
     let native = |first: f64, counts: [f64; 4]| -> Vec<Increment> {
         let buckets: Vec<Bucket> = (0..)
             .zip(counts)
@@ -131,7 +140,7 @@ fn native_histograms_are_compared() {
 
 #[test]
 fn of_a_count_with_that_goal_more_is_better() {
-    let plan = plan_of(&orders(&json!({"goal": "higher"})));
+    let plan = exact(&orders(&json!({"goal": "higher"})));
     let of = |events: f64| world(&[(events, 1_000.0); 80], &[(50.0, 1_000.0); 80]);
     let fewer = folded(&plan, 900, &of(30.0));
     assert!(fewer.regressed(), "{}", fewer.log_e());
@@ -141,14 +150,14 @@ fn of_a_count_with_that_goal_more_is_better() {
     let more = folded(&plan, 900, &of(70.0));
     assert!(!more.regressed() && more.safe());
     // The other way round.
-    let plan = plan_of(&orders(&json!({})));
+    let plan = exact(&orders(&json!({})));
     assert!(folded(&plan, 900, &of(80.0)).regressed());
     assert!(!folded(&plan, 900, &of(30.0)).regressed());
 }
 
 #[test]
 fn a_metric_has_an_impact_of_its_own() {
-    let plan = plan_of(&orders(&json!({"goal": "higher", "maxServiceImpact": "15%"})));
+    let plan = exact(&orders(&json!({"goal": "higher", "maxServiceImpact": "15%"})));
     assert!((plan.metrics[0].margin(1.0) - 0.85).abs() < 1e-9);
     assert!((plan.metrics[0].margin(0.05) - 0.05).abs() < 1e-9, "never nothing at all");
 }
@@ -158,7 +167,7 @@ fn roles_share_the_false_rollback_rate() {
     let of = |name: &str, role: &str| json!({"name": name, "role": role, "ratio": {"events": "errors_total", "total": "requests_total"}});
     let weights = |roles: &[(&str, &str)]| -> Vec<f64> {
         let metrics: Vec<Value> = roles.iter().map(|(name, role)| of(name, role)).collect();
-        plan_of(&json!(metrics)).metrics.iter().map(|metric| metric.weight).collect()
+        exact(&json!(metrics)).metrics.iter().map(|metric| metric.weight).collect()
     };
     let (g, c, i) = ("gating", "critical", "informational");
     assert_eq!(weights(&[("a", c), ("b", g), ("d", g), ("e", i)]), [0.5, 0.25, 0.25, 0.0]);
@@ -169,7 +178,7 @@ fn roles_share_the_false_rollback_rate() {
 
 #[test]
 fn an_informational_metric_is_shown_and_decides_nothing() {
-    let plan = plan_of(&metric(
+    let plan = exact(&metric(
         "ratio",
         &json!({"events": "errors_total", "total": "requests_total"}),
         &json!({"role": "informational"}),
@@ -203,7 +212,7 @@ proptest! {
         baseline in any_histograms(),
         mut polls in prop::collection::vec(0_i64..460, 1..40),
     ) {
-        let (plan, observed) = (plan_of(&latency()), pods(T0 - 20 * SECOND));
+        let (plan, observed) = (exact(&latency()), pods(T0 - 20 * SECOND));
         let all = two(canary, baseline);
         let (looks, once) = fold(&plan, &opened(&plan), T0 + 460 * SECOND, &all, &observed);
         polls.sort_unstable();
