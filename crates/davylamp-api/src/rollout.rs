@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::scalar::{Duration, Percent, PodTemplate, Selector};
 use crate::status::RolloutStatus;
+use crate::template::{Preset, TemplateRef};
 
 /// A workload and how its next version is released: step by step, judged by measurement.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -210,7 +211,7 @@ pub enum RouteKind {
 /// What is measured, and what is promised.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.metrics) || self.metrics.size() == 0 || has(self.source)")
+#[x_kube(validation = Rule::new("(!has(self.metrics) || self.metrics.size() == 0) && (!has(self.presets) || self.presets.size() == 0) && (!has(self.templates) || self.templates.size() == 0) || has(self.source)")
     .message("spec.analysis.source: name the MetricSource that holds the metrics"))]
 pub struct Analysis {
     /// The `MetricSource` to ask.
@@ -247,7 +248,17 @@ pub struct Analysis {
     /// Samples so soon after a change of weight are left out. Default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle: Option<Duration>,
-    /// What is compared. None: steps advance on pod health alone, and say so.
+    /// Metrics that come with the program.
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "set"))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub presets: Vec<Preset>,
+    /// Templates whose metrics are compared.
+    #[schemars(length(max = 10))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["scope", "name"]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<TemplateRef>,
+    /// What is compared, in place of what presets and templates have under the same name. No metrics at all: steps advance
+    /// on pod health alone, and say so.
     #[schemars(length(max = 10))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -16,6 +16,7 @@ mod rest;
 pub mod selector;
 mod states;
 mod steps;
+pub mod templates;
 
 pub use decide::decide;
 pub use decision::{Decision, Desired, Query, RatioQuery, RouteGoal, Wake, Why};
