@@ -269,11 +269,11 @@ pub struct Analysis {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.ratio), has(self.count), has(self.distribution)].filter(k, k).size() == 1")
-    .message("spec.analysis.metrics[]: write one of ratio, count and distribution"))]
+    .message("metrics[]: write one of ratio, count and distribution"))]
 #[x_kube(validation = Rule::new("!has(self.goal) || has(self.count)")
-    .message("spec.analysis.metrics[].goal: leave it out here: of a ratio and of a distribution less is better; only a count has a goal"))]
+    .message("metrics[].goal: leave it out here: of a ratio and of a distribution less is better; only a count has a goal"))]
 #[x_kube(validation = Rule::new("!has(self.floor) || has(self.ratio)")
-    .message("spec.analysis.metrics[].floor: leave it out here: only a ratio has a floor"))]
+    .message("metrics[].floor: leave it out here: only a ratio has a floor"))]
 pub struct Metric {
     /// Its name in status, events and records.
     #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 40))]
@@ -356,7 +356,7 @@ pub struct Distribution {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.events) == has(self.total) && has(self.histogram) == has(self.slowerThan) && has(self.events) != has(self.histogram)")
-    .message("spec.analysis.metrics[].ratio: write events and total, or histogram and slowerThan"))]
+    .message("metrics[].ratio: write events and total, or histogram and slowerThan"))]
 pub struct Ratio {
     /// What goes wrong, like `http_requests_total{code=~"5.."}`.
     #[schemars(length(min = 1, max = 1024))]
