@@ -83,7 +83,7 @@ pub struct Conduct {
     pub analysis: Plan,
     /// The strategy, expanded, for the record of a run.
     pub strategy: Strategy,
-    /// The analysis, as written, for the record of a run.
+    /// The analysis, with metrics only, for the record of a run.
     pub written: Analysis,
 }
 
