@@ -148,6 +148,8 @@ names! {
         NoSeries,
         /// Pods are scraped more than once; one target of each is used.
         DuplicateTargets,
+        /// The histograms of the two versions have no bucket bound in common.
+        BucketsDiffer,
         /// Pods are missing.
         PodsNotReady,
         /// Steps were edited while a run is on.

@@ -141,6 +141,9 @@ pub struct MetricRecord {
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Instant>,
+    /// Of a distribution: the bound above which values are counted, in the unit of the histogram.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<f64>,
     /// The canary's counts in that window.
     pub canary: Cohort,
     /// The baseline's.

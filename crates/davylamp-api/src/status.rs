@@ -398,6 +398,9 @@ pub struct MetricStatus {
     pub name: String,
     /// What its data says.
     pub verdict: Verdict,
+    /// Of a distribution: the bound above which values are counted, in the unit of the histogram.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<f64>,
     /// The ratio of the rates over the run (Mantel-Haenszel).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
@@ -464,9 +467,12 @@ pub struct Silence {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MetricCheckpoint {
-    /// The capital of the event process, base64.
-    #[schemars(length(max = 1024))]
+    /// The capital of the test against "not worse than tolerated", base64; of a distribution with its buckets.
+    #[schemars(length(max = 8192))]
     pub event: String,
+    /// Of a distribution: the bound above which values are counted for the other test, in the unit of the histogram.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<f64>,
     /// The capital of the non-inferiority process, base64; absent before the first round of a step.
     #[schemars(length(max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

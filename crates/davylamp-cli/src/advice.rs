@@ -210,7 +210,7 @@ impl Search<'_> {
     fn with_floor(&self, names: &[&str], floor: Percent) -> RolloutSpec {
         let mut spec = self.spec.clone();
         for metric in spec.analysis.iter_mut().flat_map(|analysis| &mut analysis.metrics) {
-            if names.contains(&metric.name.as_str()) {
+            if metric.ratio.is_some() && names.contains(&metric.name.as_str()) {
                 metric.floor = Some(floor);
             }
         }
@@ -222,7 +222,10 @@ impl Search<'_> {
         let rows = || forecast.steps.iter().flat_map(|step| &step.metrics);
         let fails =
             |plan: &&MetricPlan| rows().any(|row| row.metric == plan.name && row.verdict > Verdict::Judged);
-        let failing: Vec<_> = self.program.conduct.analysis.metrics.iter().filter(fails).collect();
+        let written = self.spec.analysis.iter().flat_map(|analysis| &analysis.metrics);
+        let ratios: Vec<_> = written.filter(|metric| metric.ratio.is_some()).map(|metric| &metric.name).collect();
+        let metrics = self.program.conduct.analysis.metrics.iter().filter(|plan| ratios.contains(&&plan.name));
+        let failing: Vec<_> = metrics.filter(fails).collect();
         let Some(first) = failing.first() else { return Ok(None) };
         let now = first.floor.unwrap_or(0.0);
         let names: Vec<_> = failing.iter().map(|plan| plan.name.as_str()).collect();

@@ -4,7 +4,7 @@
 //! a weight is effective. The tests, their parameters and the data that they leave out are those of the engine. Pure.
 
 use anyhow::Result;
-use davylamp_api::rollout::{OnInconclusive, Step};
+use davylamp_api::rollout::{Goal, OnInconclusive, Step};
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_engine::{MetricPlan, Plan, Program, pods_for};
 use davylamp_stats::{Detection, Promotion, Traffic, detect_seconds, promote_seconds};
@@ -60,8 +60,6 @@ pub(crate) struct StepForecast {
     pub(crate) hold_max_seconds: u64,
     /// Somebody must approve it, too.
     pub(crate) approval: bool,
-    /// The ratio that a canary must be shown to lie below.
-    pub(crate) margin: f64,
     pub(crate) verdict: Verdict,
     /// With the start of its pods.
     pub(crate) seconds: u64,
@@ -73,7 +71,9 @@ pub(crate) struct StepForecast {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Row {
     pub(crate) metric: String,
-    /// Until a canary with 2, 5 and 20 times the events goes back.
+    /// The ratio that a canary must be shown to lie on the good side of.
+    pub(crate) margin: f64,
+    /// Until a canary that is 2, 5 and 20 times worse goes back.
     pub(crate) detect_seconds: [Option<u64>; 3],
     /// Until one that is as good as the stable version is shown to lie below the margin.
     pub(crate) promote_seconds: Option<u64>,
@@ -142,7 +142,8 @@ impl StepForecast {
             warm: f64::from(before.min(now)) / f64::from(now.max(1)),
         };
         let mut metrics = Vec::new();
-        for (metric, rate) in plan.metrics.iter().zip(&service.rates) {
+        let deciding = plan.metrics.iter().zip(&service.rates).filter(|(metric, _)| metric.decides());
+        for (metric, rate) in deciding {
             metrics.push(timing.row(metric, rate, ceil(max.as_secs_f64()))?);
         }
         let none = if plan.metrics.is_empty() { Verdict::NotAnalysed } else { Verdict::Judged };
@@ -161,7 +162,6 @@ impl StepForecast {
             hold_min_seconds: min,
             hold_max_seconds: max,
             approval: step.approval.is_some(),
-            margin: plan.margin(next),
             verdict,
             seconds: judged.saturating_add(whole(start + behind)),
             metrics,
@@ -197,23 +197,30 @@ struct Timing<'a> {
 
 impl Timing<'_> {
     fn row(&self, metric: &MetricPlan, rate: &Rate, longest: u64) -> Result<Row> {
+        let margin = metric.margin(self.next);
         let promotion = Promotion {
-            margin: self.plan.margin(self.next),
+            margin: metric.as_harm(margin),
             beta: self.plan.beta,
             absolute: metric.floor.map(|floor| (floor, self.next)),
         };
-        let [promote, slow] = self.times(rate, |traffic| promote_seconds(traffic, &promotion))?;
+        let [promote, slow] = self.times(metric.goal, rate, |traffic| promote_seconds(traffic, &promotion))?;
         let detection = Detection {
             floor: metric.floor,
-            ..Detection::new(metric.tolerated, self.plan.alpha * self.plan.metric_weight())
+            ..Detection::new(metric.as_harm(metric.tolerated()), self.plan.alpha * metric.weight)
         };
         let mut detect = [None; 3];
         for (found, times) in detect.iter_mut().zip(TIMES) {
-            let rate = Rate { share: rate.share.max(SMALLEST_RATE), ..rate.clone() };
-            // What lies below the floor is none of the test's business.
-            let canary = (times * rate.share.max(metric.floor.unwrap_or(0.0))).min(1.0);
-            let ratio = canary / rate.share;
-            [*found, _] = self.times(&rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
+            let mut rate = Rate { share: rate.share.max(SMALLEST_RATE), ..rate.clone() };
+            let ratio = match metric.goal {
+                // What lies below the floor is none of the test's business.
+                Goal::Lower => (times * rate.share.max(metric.floor.unwrap_or(0.0))).min(1.0) / rate.share,
+                // The stable version then has more, and is on the other side of the test.
+                Goal::Higher => {
+                    rate.share /= times;
+                    times
+                }
+            };
+            [*found, _] = self.times(metric.goal, &rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
         }
         let late = |time: Option<u64>| time.is_none_or(|time| time > longest);
         let verdict = match (late(detect[2]), late(promote), late(slow)) {
@@ -224,6 +231,7 @@ impl Timing<'_> {
         };
         Ok(Row {
             metric: metric.name.clone(),
+            margin,
             detect_seconds: detect,
             promote_seconds: promote,
             promote_slow_seconds: slow,
@@ -234,15 +242,17 @@ impl Timing<'_> {
     /// The mean and the slow time since the weight is effective, when so much data is needed on average.
     fn times(
         &self,
+        goal: Goal,
         rate: &Rate,
         needed: impl Fn(&Traffic) -> Result<Option<f64>, davylamp_stats::Error>,
     ) -> Result<[Option<u64>; 2]> {
         let traffic = |warm: f64| {
             let canary = self.weight * warm;
             let all = 1.0 - self.weight + canary;
+            let share = canary / all;
             Traffic {
                 requests_per_second: rate.requests_per_second * all,
-                weight: canary / all,
+                weight: if goal == Goal::Higher { 1.0 - share } else { share },
                 rate: rate.share,
                 block_seconds: seconds(self.plan.block()),
             }
@@ -332,7 +342,8 @@ pub(crate) mod tests {
         );
         let forecast = Forecast::new(&program(&spec), &service(200.0, 0.005)).unwrap();
         let [first, second] = &forecast.steps[..] else { panic!("{forecast:?}") };
-        assert_eq!((first.pods, second.pods, first.margin, second.margin), (1, 4, 2.0, 1.4));
+        assert_eq!((first.pods, second.pods), (1, 4));
+        assert_eq!((first.metrics[0].margin, second.metrics[0].margin), (2.0, 1.4));
 
         // Blocks are of three scrapes. The only pod of the first step is warm after a minute.
         let traffic = Traffic { requests_per_second: 200.0, weight: 0.1, rate: 0.005, block_seconds: 15.0 };

@@ -180,7 +180,7 @@ impl Planned {
             for row in &step.metrics {
                 let [two, five, twenty] = row.detect_seconds.map(about);
                 let (metric, proven) = (row.metric.clone(), about(row.promote_seconds));
-                let margin = format!("{}x", digits(step.margin));
+                let margin = format!("{}x", digits(row.margin));
                 let [number, weight, pods, hold, lasts] =
                     [&mut number, &mut weight, &mut pods, &mut hold, &mut lasts].map(std::mem::take);
                 rows.push([number, weight, pods, hold, metric, two, five, twenty, margin, proven, lasts]);
@@ -239,7 +239,7 @@ impl Planned {
             OnInconclusive::Promote => "is taken as passed",
             OnInconclusive::Rollback => "is rolled back",
         };
-        let (number, metric, margin) = (step.step, &row.metric, digits(step.margin));
+        let (number, metric, margin) = (step.step, &row.metric, digits(row.margin));
         Some(match row.verdict {
             Verdict::Judged | Verdict::NotAnalysed => return None,
             Verdict::OftenInconclusive => format!(

@@ -7,9 +7,9 @@ use clap::Args;
 use davylamp_api::MetricSourceSpec;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_controller::clock::Clock;
-use davylamp_controller::metrics::scope::of_workload;
+use davylamp_controller::metrics::scope::{Questions, of_workload};
 use davylamp_controller::metrics::{MetricsApi, PrometheusApi};
-use davylamp_engine::MetricPlan;
+use davylamp_engine::{MetricPlan, MetricQuery};
 use serde_json::json;
 
 use crate::figures::{count, whole};
@@ -74,6 +74,8 @@ impl FromStr for Share {
 
 /// Assumed where nobody says more: the default of `floor`.
 const ASSUMED: f64 = 0.001;
+/// Of the values of a distribution, those that are compared: at most a tenth.
+const TAIL: f64 = 0.05;
 
 impl Known {
     /// Of these metrics of the workload.
@@ -114,8 +116,11 @@ impl Known {
                 bail!("how many requests a second? Say --rps 200, or --prometheus http://localhost:9090")
             }
             (Some(rps), None, None) => {
-                let floor = metric.floor.unwrap_or(ASSUMED);
-                (rps, floor, "assumed; --errors says it, --prometheus reads it".to_owned())
+                let share = match metric.query {
+                    MetricQuery::Distribution { .. } => TAIL,
+                    _ => metric.floor.unwrap_or(ASSUMED),
+                };
+                (rps, share, "assumed; --errors says it, --prometheus reads it".to_owned())
             }
             (rps, share, Some(prometheus)) => {
                 let Counted { events, total, from } = prometheus.read(metric)?;
@@ -180,8 +185,18 @@ impl<'a> Prometheus<'a> {
     fn read(&self, metric: &MetricPlan) -> Result<Counted> {
         let Self { labels, namespace, name, window, .. } = self;
         let url = &self.asked.url;
-        let questions = of_workload(&metric.query, labels, namespace, name)?;
-        let (events, total) = (questions.events.over(window.millis()), questions.total.over(window.millis()));
+        // Of a distribution only the number of values is read, which any bound has.
+        let (query, tail) = match &metric.query {
+            MetricQuery::Distribution { histogram } => {
+                let (histogram, than) = (histogram.clone(), Duration::from_secs(1));
+                (MetricQuery::Slower { histogram, than }, true)
+            }
+            query => (query.clone(), false),
+        };
+        let Questions::Ratio { events, total, buckets } = of_workload(&query, labels, namespace, name)? else {
+            bail!("{}: no counters to read", metric.name)
+        };
+        let (events, total) = (events.over(window.millis()), total.over(window.millis()));
         let increase = |selector: &str| {
             self.increase(selector).with_context(|| format!("--prometheus {url}: {}", metric.name))
         };
@@ -193,9 +208,13 @@ impl<'a> Prometheus<'a> {
                 metric.name
             );
         }
+        if tail {
+            let from = format!("{} values read from {url} within {window}; the slowest 5 % assumed to be compared", count(whole(all.sum)));
+            return Ok(Counted { events: TAIL * all.sum, total: all.sum, from });
+        }
         // Counters of events that never happened do not exist.
         let mut bad = increase(&events)?;
-        if questions.buckets.is_some() {
+        if buckets.is_some() {
             if bad.none {
                 bail!("--prometheus {url}: {}: it has nothing for {events}; correct slowerThan", metric.name);
             }

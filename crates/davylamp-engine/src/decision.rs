@@ -63,19 +63,19 @@ pub struct Query {
     /// What the names of the pods of both cohorts begin with; five characters follow.
     pub pods: BTreeSet<String>,
     /// The selectors of each metric, by name.
-    pub metrics: BTreeMap<String, RatioQuery>,
+    pub metrics: BTreeMap<String, MetricQuery>,
     /// The interval of scrapes, ms.
     pub scrape_interval_ms: i64,
     /// The age at which samples are read, ms.
     pub delay_ms: i64,
 }
 
-/// The selectors of a ratio, without matchers for pods and namespace.
+/// The selectors of a metric, without matchers for pods and namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RatioQuery {
+pub enum MetricQuery {
     /// Two counters.
     Counters {
-        /// What goes wrong.
+        /// What is counted.
         events: String,
         /// Of how many.
         total: String,
@@ -86,6 +86,11 @@ pub enum RatioQuery {
         histogram: String,
         /// The bound of a bucket.
         than: Duration,
+    },
+    /// All that a histogram counts.
+    Distribution {
+        /// Without a suffix.
+        histogram: String,
     },
 }
 

@@ -34,10 +34,11 @@ pub(crate) fn desired(pass: &mut Pass<'_>) -> Desired {
     desired
 }
 
-/// On while a route holds our numbers; a deletion waits for them no longer than its deadline.
+/// On while a route holds our numbers; a deletion waits for them, and for what must be told, no longer than its deadline.
 fn finalizer(pass: &mut Pass<'_>) -> Option<bool> {
-    let held = pass.status.traffic.as_ref().is_some_and(|t| !t.originals.is_empty());
     let meta = &pass.observed.meta;
+    let held = pass.status.traffic.as_ref().is_some_and(|t| !t.originals.is_empty())
+        || (meta.deleting && !pass.status.pending.is_empty());
     let until = meta.deleted_at.filter(|_| meta.deleting).map(|at| later(at, pass.progress_deadline()));
     let too_late = held && until.is_some_and(|at| pass.reached(at, Why::Deadline));
     match (held && !too_late, meta.finalizer) {

@@ -55,15 +55,18 @@ fn interval(interval: Option<Interval>, alpha: f64) -> String {
     format!(" ({range}, {:.0} %)", (1.0 - 2.0 * alpha) * 100.0)
 }
 
-/// "errors 2.30x baseline (1.40-3.90, 98 %): 41 of 8,210 against 66 of 30,400; tolerated 1.10x".
+/// "errors 2.30x baseline (1.40-3.90, 98 %): 41 of 8,210 against 66 of 30,400; tolerated 1.10x". Of a distribution the part
+/// above a bound is counted.
 fn sentence(m: &MetricRecord, alpha: f64) -> String {
+    let above = m.above.map(|above| format!(" above {above}")).unwrap_or_default();
     let compared = match m.ratio {
         Some(n) => format!(" {} baseline{}", ratio(n), interval(m.interval, alpha)),
         None if m.canary.events > 0.0 => format!(" only in the canary{}", interval(m.interval, alpha)),
         None => String::new(),
     };
+    let informational = if m.weight > 0.0 { "" } else { " (informational)" };
     format!(
-        "{}{compared}: {} of {} against {} of {}; tolerated {}",
+        "{}{above}{compared}: {} of {} against {} of {}; tolerated {}{informational}",
         m.name,
         count(m.canary.events),
         count(m.canary.exposure),
@@ -71,6 +74,22 @@ fn sentence(m: &MetricRecord, alpha: f64) -> String {
         count(m.baseline.exposure),
         ratio(m.tolerated),
     )
+}
+
+/// "below 3.00x", or with names where margins differ: "errors below 3.00x and orders above 0.70x".
+fn margins(records: &[MetricRecord]) -> String {
+    let side = |m: &MetricRecord| {
+        let side = if m.margin < 1.0 { "above" } else { "below" };
+        format!("{side} {}", ratio(m.margin))
+    };
+    let deciding: Vec<_> = records.iter().filter(|m| m.weight > 0.0).collect();
+    match deciding.split_first() {
+        Some((first, rest)) if rest.iter().all(|m| side(m) == side(first)) => side(first),
+        Some(_) => {
+            deciding.iter().map(|m| format!("{} {}", m.name, side(m))).collect::<Vec<_>>().join(" and ")
+        }
+        None => "nothing, for no metric decides,".to_owned(),
+    }
 }
 
 fn sentences(pass: &Pass<'_>, only: Option<&[usize]>) -> String {
@@ -95,12 +114,12 @@ pub(crate) fn regression(pass: &Pass<'_>) -> String {
 }
 
 pub(crate) fn passed(pass: &Pass<'_>) -> String {
-    let margin = pass.fold.as_ref().and_then(|f| f.records().first().map(|m| m.margin));
+    let records = pass.fold.as_ref().map(Fold::records).unwrap_or_default();
     let beta = pass.conduct.map_or(0.05, |c| c.analysis.beta);
     format!(
-        "{}; shown to be below {} at a false promotion rate of {}",
+        "{}; shown to be {} at a false promotion rate of {}",
         sentences(pass, None),
-        margin.map_or_else(|| "?".to_owned(), ratio),
+        margins(&records),
         crate::fold::percent(beta)
     )
 }
@@ -463,20 +482,28 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
     }
     let (status, reason, message) = match source_usable_of(pass) {
         Err((reason, message)) => (false, reason, message),
-        Ok(()) => match pass.fold.as_ref().map(|f| &f.duplicates).filter(|d| !d.is_empty()) {
-            Some(pods) => (
-                true,
-                Reason::DuplicateTargets,
-                format!(
-                    "{} pods are scraped more than once; one target of each is used: remove the second scrape",
-                    pods.len()
-                ),
-            ),
-            None => no_series(pass)
-                .unwrap_or_else(|| (true, Reason::AsExpected, "the metric source answers".to_owned())),
-        },
+        Ok(()) => incomparable(pass)
+            .or_else(|| duplicates(pass))
+            .or_else(|| no_series(pass))
+            .unwrap_or_else(|| (true, Reason::AsExpected, "the metric source answers".to_owned())),
     };
     Some(Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) })
+}
+
+fn duplicates(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
+    let pods = pass.fold.as_ref().map(|f| f.duplicates.len()).filter(|n| *n > 0)?;
+    let message =
+        format!("{pods} pods are scraped more than once; one target of each is used: remove the second scrape");
+    Some((true, Reason::DuplicateTargets, message))
+}
+
+fn incomparable(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
+    let metric = pass.fold.as_ref()?.incomparable.first()?;
+    let message = format!(
+        "metric {metric}: the histograms of the two versions have no bucket bound in common: give both the same buckets, or \
+         make the metric informational"
+    );
+    Some((false, Reason::BucketsDiffer, message))
 }
 
 /// A metric that matches nothing while the data flows for a while is misspelt, or its pods are not scraped.

@@ -7,18 +7,18 @@
 //! became effective. An increment belongs to the round of its later sample and counts only if its earlier sample
 //! lies after the settle time and its pod was warm by then.
 
+mod metric;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use davylamp_api::Instant;
-use davylamp_api::run::{Cohort, Interval, MetricRecord};
+use davylamp_api::run::MetricRecord;
 use davylamp_api::scalar::Percent;
-use davylamp_api::status::{Checkpoint, MetricCheckpoint, MetricStatus, Silence, Verdict};
-use davylamp_stats::{Counts, EventProcess, NonInferiority};
+use davylamp_api::status::{Checkpoint, MetricStatus, Silence};
 
+use self::metric::{MetricFold, Seen};
 use crate::observed::{Increment, Observed, Samples};
-use crate::program::{MetricPlan, Plan};
+use crate::program::Plan;
 
 /// Data of a cohort that is missing for so many blocks is an observation of its own.
 const SILENT_BLOCKS: i64 = 3;
@@ -28,8 +28,6 @@ const EXPECTED: f64 = 10.0;
 const MOST: f64 = 9_007_199_254_740_992.0;
 /// The last moment of year 9999, ms since 1970.
 const LATEST: i64 = 253_402_300_799_999;
-/// Rows of counts in a checkpoint.
-const ROWS: usize = 8;
 /// Bytes of remembered targets, about.
 const TARGETS: usize = 4_096;
 /// Rounds that one pass folds at most; the rest follows in the next.
@@ -39,7 +37,6 @@ const ROUNDS: usize = 20_000;
 #[derive(Debug)]
 pub(crate) struct Fold<'a> {
     plan: &'a Plan,
-    margin: f64,
     next_weight: f64,
     interval: i64,
     block: i64,
@@ -48,23 +45,17 @@ pub(crate) struct Fold<'a> {
     metrics: Vec<MetricFold>,
     rounds: VecDeque<Round>,
     folded: usize,
-    /// A pod has more than one target.
+    /// Pods with more than one target.
     pub(crate) duplicates: BTreeSet<String>,
-}
-
-#[derive(Debug)]
-struct MetricFold {
-    event: EventProcess,
-    safe: NonInferiority,
-    block_until: i64,
-    counted_from: i64,
-    rows: Vec<[f64; 4]>,
+    /// Metrics whose cohorts have no buckets in common.
+    pub(crate) incomparable: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Round {
     end: i64,
-    counts: Vec<Counts>,
+    /// By metric.
+    seen: Vec<Seen>,
     canary_present: bool,
     baseline_present: bool,
     /// Requests after the settle time, of pods that are not yet warm as well.
@@ -96,18 +87,16 @@ impl<'a> Fold<'a> {
     pub(crate) fn new(plan: &'a Plan, checkpoint: &Checkpoint, weight: Percent, next: Percent) -> Self {
         let (interval, block) = (plan.interval(), plan.block());
         let next_weight = next.share().max(1e-4);
-        let margin = plan.margin(next_weight);
         let checkpoint = readable(checkpoint);
         let metrics = plan
             .metrics
             .iter()
             .map(|metric| {
-                MetricFold::restore(metric, checkpoint.metrics.get(&metric.name), margin, next_weight, block)
+                MetricFold::restore(metric, checkpoint.metrics.get(&metric.name), next_weight, block)
             })
             .collect();
         Self {
             plan,
-            margin,
             next_weight,
             interval,
             block,
@@ -117,6 +106,7 @@ impl<'a> Fold<'a> {
             rounds: VecDeque::new(),
             folded: 0,
             duplicates: BTreeSet::new(),
+            incomparable: BTreeSet::new(),
         }
     }
 
@@ -137,9 +127,7 @@ impl<'a> Fold<'a> {
         self.checkpoint.silent = Silence::default();
         self.rounds.clear();
         for metric in &mut self.metrics {
-            metric.event.close_block();
-            metric.safe.close_block();
-            metric.block_until = 0;
+            metric.close();
         }
     }
 
@@ -147,21 +135,8 @@ impl<'a> Fold<'a> {
     pub(crate) fn begin_step(&mut self, weight: Percent, next: Percent) {
         self.share = weight.share();
         self.next_weight = next.share().max(1e-4);
-        self.margin = self.plan.margin(self.next_weight);
         for (metric, plan) in self.metrics.iter_mut().zip(&self.plan.metrics) {
-            metric.safe = non_inferiority(plan, self.margin, self.next_weight);
-            metric.counted_from = 0;
-            if metric.rows.first() != Some(&[0.0; 4]) {
-                metric.rows.insert(0, [0.0; 4]);
-            }
-            while metric.rows.len() > ROWS {
-                let last = metric.rows.pop().unwrap_or_default();
-                if let Some(before) = metric.rows.last_mut() {
-                    for (sum, n) in before.iter_mut().zip(last) {
-                        *sum += n;
-                    }
-                }
-            }
+            metric.begin_step(plan, self.next_weight);
         }
     }
 
@@ -185,7 +160,7 @@ impl<'a> Fold<'a> {
         let mut rounds: Vec<Round> = (0..count)
             .map(|i| Round {
                 end: self.end(first + i64::try_from(i).unwrap_or(0)),
-                counts: vec![Counts::default(); self.metrics.len()],
+                seen: vec![Seen::default(); self.metrics.len()],
                 ..Round::default()
             })
             .collect();
@@ -216,7 +191,7 @@ impl<'a> Fold<'a> {
                     let seen = if canary { &mut round.canary_seen } else { &mut round.baseline_seen };
                     *seen += increment.total;
                     if warm.is_some_and(|warm| increment.from >= warm) {
-                        add(&mut round.counts[m], increment, canary);
+                        round.seen[m].add(increment, canary);
                     }
                 }
             }
@@ -229,30 +204,19 @@ impl<'a> Fold<'a> {
         let round = self.rounds.pop_front()?;
         self.folded += 1;
         self.checkpoint.folded_until = round.end;
-        for (metric, counts) in self.metrics.iter_mut().zip(&round.counts) {
-            let both = counts.n_canary > 0.0 && counts.n_baseline > 0.0;
+        for ((metric, plan), seen) in self.metrics.iter_mut().zip(&self.plan.metrics).zip(&round.seen) {
             let inside = round.end <= metric.block_until;
-            if !inside && !both {
+            if !inside && !seen.both() {
                 continue;
             }
             if !inside {
                 metric.block_until = round.end - self.interval + self.block;
             }
-            // Counts are finite and not negative by construction; a test that refuses them keeps its capital.
-            if metric.event.round(counts, !inside).is_ok() && metric.safe.round(counts, !inside).is_ok() {
-                if metric.counted_from == 0 {
-                    metric.counted_from = round.end - self.interval;
-                }
-                if metric.rows.is_empty() {
-                    metric.rows.push([0.0; 4]);
-                }
-                for (sum, n) in metric.rows.iter_mut().take(1).flatten().zip([
-                    counts.x_canary,
-                    counts.x_baseline,
-                    counts.n_canary,
-                    counts.n_baseline,
-                ]) {
-                    *sum += n;
+            match metric.take(plan, seen, !inside, self.next_weight) {
+                Ok(true) if metric.counted_from == 0 => metric.counted_from = round.end - self.interval,
+                Ok(_) => {}
+                Err(metric::Incomparable) => {
+                    self.incomparable.insert(plan.name.clone());
                 }
             }
         }
@@ -308,12 +272,16 @@ impl<'a> Fold<'a> {
 
     /// ln of the e-value of the whole rollout against "nothing is worse than tolerated".
     pub(crate) fn log_e(&self) -> f64 {
-        let log_e: Vec<f64> = self.metrics.iter().map(|m| m.event.log_e()).collect();
-        davylamp_stats::combine_log_e(&log_e, &self.weights()).unwrap_or(0.0)
+        // Without a metric that decides there is no evidence.
+        davylamp_stats::combine_log_e(&self.log_es(), &self.weights()).unwrap_or(0.0)
+    }
+
+    fn log_es(&self) -> Vec<f64> {
+        self.metrics.iter().map(MetricFold::log_e).collect()
     }
 
     fn weights(&self) -> Vec<f64> {
-        vec![self.plan.metric_weight(); self.metrics.len()]
+        self.plan.metrics.iter().map(|metric| metric.weight).collect()
     }
 
     /// The evidence suffices to roll back.
@@ -321,9 +289,11 @@ impl<'a> Fold<'a> {
         !self.metrics.is_empty() && self.log_e() >= -libm::log(self.plan.alpha)
     }
 
-    /// Each metric is shown not to be worse than the margin of this step.
+    /// Each metric that decides is shown not to be worse than the margin of this step.
     pub(crate) fn safe(&self) -> bool {
-        self.metrics.iter().all(|m| m.safe.log_e() >= -libm::log(self.plan.beta))
+        let enough = -libm::log(self.plan.beta);
+        let mut metrics = self.metrics.iter().zip(&self.plan.metrics);
+        metrics.all(|(metric, plan)| !plan.decides() || metric.log_e_safe() >= enough)
     }
 
     /// The share of the evidence that a rollback needs.
@@ -333,15 +303,14 @@ impl<'a> Fold<'a> {
 
     /// The share of requests that the canary was seen to get in this step.
     pub(crate) fn observed_share(&self) -> Option<Percent> {
-        let row = self.metrics.first()?.rows.first()?;
-        let all = row[2] + row[3];
-        (all > 0.0).then(|| percent(row[2] / all))
+        let (canary, baseline) = self.metrics.first()?.exposure();
+        let all = canary + baseline;
+        (all > 0.0).then(|| percent(canary / all))
     }
 
     /// The metrics that carry the evidence for a rollback.
     pub(crate) fn culprits(&self) -> Vec<usize> {
-        let log_e: Vec<f64> = self.metrics.iter().map(|m| m.event.log_e()).collect();
-        davylamp_stats::attribution(&log_e, &self.weights(), self.plan.alpha)
+        davylamp_stats::attribution(&self.log_es(), &self.weights(), self.plan.alpha)
     }
 
     /// The base of the next fold.
@@ -352,16 +321,7 @@ impl<'a> Fold<'a> {
             .metrics
             .iter()
             .zip(&self.plan.metrics)
-            .map(|(metric, plan)| {
-                let kept = MetricCheckpoint {
-                    event: BASE64.encode(metric.event.to_bytes()),
-                    safe: Some(BASE64.encode(metric.safe.to_bytes())),
-                    block_until: metric.block_until,
-                    counted_from: metric.counted_from,
-                    rows: metric.rows.clone(),
-                };
-                (plan.name.clone(), kept)
-            })
+            .map(|(metric, plan)| (plan.name.clone(), metric.checkpoint()))
             .collect();
         // Also those that became warm within this step: the record says from when they counted.
         let warm = checkpoint.from.min(checkpoint.folded_until).saturating_sub(self.plan.warmup);
@@ -381,26 +341,9 @@ impl<'a> Fold<'a> {
 
     /// The evidence, by metric, for the record.
     pub(crate) fn records(&self) -> Vec<MetricRecord> {
-        let time = |ms: i64| Instant::from_millisecond(ms).ok();
-        self.metrics
-            .iter()
-            .zip(&self.plan.metrics)
-            .zip(self.weights())
-            .map(|((metric, plan), weight)| MetricRecord {
-                name: plan.name.clone(),
-                from: time(metric.counted_from).filter(|_| metric.counted_from > 0),
-                until: time(self.checkpoint.folded_until).filter(|_| metric.counted_from > 0),
-                canary: metric.canary(),
-                baseline: metric.baseline(),
-                ratio: metric.ratio().map(rounded),
-                interval: metric.interval(self.plan.alpha),
-                tolerated: plan.tolerated,
-                log_e: rounded(metric.event.log_e()),
-                log_e_non_inferior: rounded(metric.safe.log_e()),
-                margin: rounded(self.margin),
-                weight: rounded(weight),
-            })
-            .collect()
+        let metrics = self.metrics.iter().zip(&self.plan.metrics);
+        let until = self.checkpoint.folded_until;
+        metrics.map(|(metric, plan)| metric.record(plan, self.plan.alpha, self.next_weight, until)).collect()
     }
 
     /// Before when increments may not begin, in general and for pods that were warm only later; at most 50 of them.
@@ -415,32 +358,8 @@ impl<'a> Fold<'a> {
 
     /// The evidence, by metric, for the status.
     pub(crate) fn statuses(&self) -> Vec<MetricStatus> {
-        let (alpha, beta) = (-libm::log(self.plan.alpha), -libm::log(self.plan.beta));
-        self.metrics
-            .iter()
-            .zip(&self.plan.metrics)
-            .zip(self.weights())
-            .map(|((metric, plan), weight)| {
-                let evidence = (metric.event.log_e() + libm::log(weight)) / alpha;
-                let safe = metric.safe.log_e() / beta;
-                let verdict = match (evidence >= 1.0, safe >= 1.0) {
-                    (true, _) => Verdict::Regressed,
-                    (false, true) => Verdict::Pass,
-                    (false, false) => Verdict::Collecting,
-                };
-                MetricStatus {
-                    name: plan.name.clone(),
-                    verdict,
-                    ratio: metric.ratio().map(rounded),
-                    interval: metric.interval(self.plan.alpha),
-                    tolerated: plan.tolerated,
-                    evidence: percent(evidence),
-                    safe: percent(safe),
-                    canary: metric.canary(),
-                    baseline: metric.baseline(),
-                }
-            })
-            .collect()
+        let metrics = self.metrics.iter().zip(&self.plan.metrics);
+        metrics.map(|(metric, plan)| metric.status(plan, self.plan.alpha, self.plan.beta)).collect()
     }
 
     /// The number of the round that holds a sample of that time.
@@ -520,16 +439,6 @@ fn readable(checkpoint: &Checkpoint) -> Checkpoint {
     checkpoint
 }
 
-fn add(counts: &mut Counts, increment: &Increment, canary: bool) {
-    if canary {
-        counts.x_canary += increment.events;
-        counts.n_canary += increment.total;
-    } else {
-        counts.x_baseline += increment.events;
-        counts.n_baseline += increment.total;
-    }
-}
-
 /// With six decimals: what is shown, and survives being written and read.
 fn rounded(number: f64) -> f64 {
     let scaled = number * 1e6;
@@ -540,75 +449,6 @@ fn rounded(number: f64) -> f64 {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped before")]
 pub(crate) fn percent(share: f64) -> Percent {
     Percent::from_basis_points((share * 10_000.0).clamp(0.0, 10_000.0) as u16)
-}
-
-#[allow(clippy::expect_used, reason = "`compile` and the clamp keep the arguments in the documented range")]
-fn non_inferiority(plan: &MetricPlan, margin: f64, next_weight: f64) -> NonInferiority {
-    NonInferiority::new(margin, plan.floor.map(|floor| (floor, next_weight))).expect("arguments in range")
-}
-
-#[allow(clippy::expect_used, reason = "`compile` keeps the arguments in the documented range")]
-fn event_process(plan: &MetricPlan, block_seconds: f64) -> EventProcess {
-    EventProcess::new(plan.tolerated, block_seconds, plan.floor).expect("arguments in range")
-}
-
-impl MetricFold {
-    #[allow(clippy::cast_precision_loss, reason = "a block is shorter than a day")]
-    fn restore(
-        plan: &MetricPlan,
-        kept: Option<&MetricCheckpoint>,
-        margin: f64,
-        next_weight: f64,
-        block: i64,
-    ) -> Self {
-        let seconds = block as f64 / 1_000.0;
-        let event = kept
-            .and_then(|k| BASE64.decode(&k.event).ok())
-            .and_then(|bytes| event_process(plan, seconds).restore(&bytes).ok());
-        let safe = kept
-            .and_then(|k| BASE64.decode(k.safe.as_ref()?).ok())
-            .and_then(|bytes| non_inferiority(plan, margin, next_weight).restore(&bytes).ok());
-        Self {
-            event: event.unwrap_or_else(|| event_process(plan, seconds)),
-            safe: safe.unwrap_or_else(|| non_inferiority(plan, margin, next_weight)),
-            block_until: kept.map_or(0, |k| k.block_until),
-            counted_from: kept.map_or(0, |k| k.counted_from),
-            rows: kept
-                .map(|k| k.rows.iter().take(ROWS).map(|r| r.map(|n| n.clamp(0.0, MOST))).collect())
-                .unwrap_or_default(),
-        }
-    }
-
-    fn canary(&self) -> Cohort {
-        self.rows.first().map_or_else(Cohort::default, |r| Cohort { events: r[0], exposure: r[2] })
-    }
-
-    fn baseline(&self) -> Cohort {
-        self.rows.first().map_or_else(Cohort::default, |r| Cohort { events: r[1], exposure: r[3] })
-    }
-
-    fn counts(&self) -> impl Iterator<Item = Counts> + '_ {
-        self.rows.iter().map(|r| Counts {
-            x_canary: r[0],
-            x_baseline: r[1],
-            n_canary: r[2],
-            n_baseline: r[3],
-        })
-    }
-
-    fn ratio(&self) -> Option<f64> {
-        davylamp_stats::mantel_haenszel(self.counts()).filter(|ratio| ratio.is_finite())
-    }
-
-    /// Its ends are absent where the data does not reach them.
-    fn interval(&self, alpha: f64) -> Option<Interval> {
-        let counts: Vec<Counts> = self.counts().collect();
-        let interval = davylamp_stats::rr_confidence_sequence(&counts, alpha).ok()?;
-        Some(Interval {
-            lower: (interval.lower > 0.0).then(|| rounded(interval.lower)),
-            upper: interval.upper.is_finite().then(|| rounded(interval.upper)),
-        })
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use davylamp_api::Instant;
 use davylamp_api::action::Verb;
 use davylamp_api::rollout::RouteRef;
 use davylamp_api::status::RuleWeights;
+pub use davylamp_stats::{Bucket, classic_buckets};
 
 /// The hash of a revision's template.
 pub type Hash = String;
@@ -219,7 +220,7 @@ pub struct MetricSamples {
 }
 
 /// What happened at one target between two scrapes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Increment {
     /// The earlier scrape, ms since 1970.
     pub from: i64,
@@ -227,6 +228,8 @@ pub struct Increment {
     pub to: i64,
     /// Events, summed over the target's series.
     pub events: f64,
-    /// Of how many.
+    /// Of how many; of a distribution, how many values.
     pub total: f64,
+    /// Of a distribution, where the values lie.
+    pub buckets: Vec<Bucket>,
 }

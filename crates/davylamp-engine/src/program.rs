@@ -8,8 +8,8 @@ use std::fmt;
 use davylamp_api::RolloutSpec;
 use davylamp_api::revision;
 use davylamp_api::rollout::{
-    Analysis, Approval, Canary, Hold, Metric, OnInconclusive, OnNoData, OnNoTraffic, Ratio, RouteRef, Step,
-    Strategy, Then,
+    Analysis, Approval, Canary, Goal, Hold, Metric, MetricRole, OnInconclusive, OnNoData, OnNoTraffic, Ratio,
+    RouteRef, Step, Strategy, Then,
 };
 use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
@@ -17,7 +17,7 @@ use davylamp_api::status::ServiceNames;
 use promql_parser::parser::VectorSelector;
 use serde_json::Value;
 
-use crate::decision::RatioQuery;
+use crate::decision::MetricQuery;
 use crate::observed::Hash;
 use crate::selector::{self, SelectorError};
 
@@ -96,8 +96,6 @@ pub struct Plan {
     pub alpha: f64,
     /// The false promotion rate of each metric and step.
     pub beta: f64,
-    /// The total impact on the service that a step may have.
-    pub impact: f64,
     /// When `hold.max` has passed.
     pub on_inconclusive: OnInconclusive,
     /// When the canary is silent.
@@ -124,11 +122,57 @@ pub struct MetricPlan {
     /// Its name.
     pub name: String,
     /// Its selectors.
-    pub query: RatioQuery,
-    /// The tolerated ratio.
-    pub tolerated: f64,
+    pub query: MetricQuery,
+    /// What is better.
+    pub goal: Goal,
+    /// What follows from it.
+    pub role: MetricRole,
+    /// Worse than the baseline by this share is tolerated.
+    pub tolerance: f64,
     /// The rate below which nothing is rolled back; None for 0 %.
     pub floor: Option<f64>,
+    /// The total impact on the service that a step may have.
+    pub impact: f64,
+    /// Its share of the false rollback rate.
+    pub weight: f64,
+}
+
+/// The lowest margin of a metric of which more is better.
+const LOWEST_MARGIN: f64 = 0.05;
+
+impl MetricPlan {
+    /// The tolerated ratio of canary to baseline.
+    #[must_use]
+    pub fn tolerated(&self) -> f64 {
+        match self.goal {
+            Goal::Lower => 1.0 + self.tolerance,
+            Goal::Higher => 1.0 - self.tolerance,
+        }
+    }
+
+    /// The ratio that a canary is shown to lie on the good side of before it gets the next weight.
+    #[must_use]
+    pub fn margin(&self, next_weight: f64) -> f64 {
+        match self.goal {
+            Goal::Lower => 1.0 + self.impact / next_weight,
+            Goal::Higher => (1.0 - self.impact / next_weight).max(LOWEST_MARGIN),
+        }
+    }
+
+    /// A ratio of canary to baseline as the tests see it, for which less is always better.
+    #[must_use]
+    pub fn as_harm(&self, ratio: f64) -> f64 {
+        match self.goal {
+            Goal::Lower => ratio,
+            Goal::Higher => 1.0 / ratio,
+        }
+    }
+
+    /// Whether it decides anything.
+    #[must_use]
+    pub fn decides(&self) -> bool {
+        self.role != MetricRole::Informational
+    }
 }
 
 impl Plan {
@@ -143,19 +187,6 @@ impl Plan {
     pub fn block(&self) -> i64 {
         let interval = self.interval();
         interval * ((15_000 + interval - 1) / interval)
-    }
-
-    /// The ratio that a canary is shown to lie below before it gets the next weight.
-    #[must_use]
-    pub fn margin(&self, next_weight: f64) -> f64 {
-        1.0 + self.impact / next_weight
-    }
-
-    /// The share of the false rollback rate that each metric may use.
-    #[must_use]
-    #[allow(clippy::cast_precision_loss, reason = "at most ten metrics")]
-    pub fn metric_weight(&self) -> f64 {
-        1.0 / self.metrics.len().max(1) as f64
     }
 }
 
@@ -380,14 +411,8 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
     };
     let alpha = rate("spec.analysis.falseRollbackRate", written.false_rollback_rate, 100);
     let beta = rate("spec.analysis.falsePromotionRate", written.false_promotion_rate, 500);
-    let impact = written.max_service_impact.unwrap_or(Percent::from_basis_points(5_000)).share();
-    if impact <= 0.0 {
-        problems.push(problem(
-            "spec.analysis.maxServiceImpact",
-            "0%",
-            "write more than 0%: no finite evidence proves equality",
-        ));
-    }
+    let impact = written.max_service_impact.unwrap_or(Percent::from_basis_points(5_000));
+    some_impact("spec.analysis.maxServiceImpact", impact, problems);
     if !written.metrics.is_empty() && written.source.is_none() {
         problems.push(problem(
             "spec.analysis.source",
@@ -408,14 +433,14 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
                 "give each metric a name of its own",
             ));
         }
-        metrics.push(metric_plan(i, metric, problems));
+        metrics.push(metric_plan(&format!("spec.analysis.metrics[{i}]"), metric, impact, problems));
     }
+    share_budget(&mut metrics);
     let pause = written.pause.clone().unwrap_or_default();
     Plan {
         source: written.source.clone(),
         alpha,
         beta,
-        impact,
         on_inconclusive: written.on_inconclusive.unwrap_or_default(),
         on_no_data: written.on_no_data.unwrap_or_default(),
         on_no_traffic: written.on_no_traffic.unwrap_or_default(),
@@ -428,48 +453,101 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
     }
 }
 
-fn ratio_query(path: &str, ratio: &Ratio, problems: &mut Vec<Problem>) -> RatioQuery {
+fn some_impact(path: &str, impact: Percent, problems: &mut Vec<Problem>) {
+    if impact == Percent::ZERO {
+        problems.push(problem(path, "0%", "write more than 0%: no finite evidence proves equality"));
+    }
+}
+
+/// Critical metrics share one half of the false rollback rate, the other gating ones the other; one kind alone, all of it.
+fn share_budget(metrics: &mut [MetricPlan]) {
+    let number = |role| metrics.iter().filter(|metric| metric.role == role).map(|_| 1.0).sum::<f64>();
+    let (critical, gating) = (number(MetricRole::Critical), number(MetricRole::Gating));
+    let half = if critical > 0.0 && gating > 0.0 { 0.5 } else { 1.0 };
+    for metric in metrics {
+        metric.weight = match metric.role {
+            MetricRole::Critical => half / critical,
+            MetricRole::Gating => half / gating,
+            MetricRole::Informational => 0.0,
+        };
+    }
+}
+
+fn metric_query(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> MetricQuery {
     let mut usable = |field: &str, read: Result<VectorSelector, SelectorError>| {
         if let Err(wrong) = read {
             problems.push(problem(&format!("{path}.{field}"), &wrong.to_string(), wrong.remedy()));
         }
     };
-    match ratio.clone() {
-        Ratio { events: Some(events), total: Some(total), histogram: None, slower_than: None } => {
-            usable("events", selector::plain(&events));
-            usable("total", selector::plain(&total));
-            RatioQuery::Counters { events, total }
+    match (metric.ratio.clone(), metric.count.clone(), metric.distribution.clone()) {
+        (
+            Some(Ratio { events: Some(events), total: Some(total), histogram: None, slower_than: None }),
+            None,
+            None,
+        ) => {
+            usable("ratio.events", selector::plain(&events));
+            usable("ratio.total", selector::plain(&total));
+            MetricQuery::Counters { events, total }
         }
-        Ratio { events: None, total: None, histogram: Some(histogram), slower_than: Some(than) } => {
-            usable("histogram", selector::histogram(&histogram));
-            RatioQuery::Slower { histogram, than }
+        (
+            Some(Ratio { events: None, total: None, histogram: Some(histogram), slower_than: Some(than) }),
+            None,
+            None,
+        ) => {
+            usable("ratio.histogram", selector::histogram(&histogram));
+            MetricQuery::Slower { histogram, than }
         }
-        Ratio { events, total, .. } => {
+        (None, Some(count), None) => {
+            usable("count.events", selector::plain(&count.events));
+            usable("count.exposure", selector::plain(&count.exposure));
+            MetricQuery::Counters { events: count.events, total: count.exposure }
+        }
+        (None, None, Some(distribution)) => {
+            usable("distribution.histogram", selector::histogram(&distribution.histogram));
+            MetricQuery::Distribution { histogram: distribution.histogram }
+        }
+        (Some(_), None, None) => {
             problems.push(problem(
-                path,
+                &format!("{path}.ratio"),
                 "neither two counters nor a part of a histogram",
                 "write events and total, or histogram and slowerThan",
             ));
-            RatioQuery::Counters { events: events.unwrap_or_default(), total: total.unwrap_or_default() }
+            MetricQuery::Distribution { histogram: String::new() }
+        }
+        _ => {
+            problems.push(problem(path, "not one kind", "write one of ratio, count and distribution"));
+            MetricQuery::Distribution { histogram: String::new() }
         }
     }
 }
 
-fn metric_plan(i: usize, metric: &Metric, problems: &mut Vec<Problem>) -> MetricPlan {
-    let query = ratio_query(&format!("spec.analysis.metrics[{i}].ratio"), &metric.ratio, problems);
+fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<Problem>) -> MetricPlan {
+    let query = metric_query(path, metric, problems);
+    let goal = metric.goal.unwrap_or_default();
+    if metric.goal.is_some() && metric.count.is_none() {
+        problems.push(problem(&format!("{path}.goal"), "not of a count", "leave it out: less is better here"));
+    }
     let tolerance = metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share();
+    if goal == Goal::Higher && tolerance >= 1.0 {
+        problems.push(problem(&format!("{path}.tolerance"), "100%", "write less: that would tolerate none at all"));
+    }
+    if metric.floor.is_some() && metric.ratio.is_none() {
+        problems.push(problem(&format!("{path}.floor"), "not of a ratio", "leave it out"));
+    }
     let floor = metric.floor.unwrap_or(Percent::from_basis_points(10)).share();
     if floor >= 0.5 {
-        problems.push(problem(
-            &format!("spec.analysis.metrics[{i}].floor"),
-            "50% or more",
-            "write less than 50%",
-        ));
+        problems.push(problem(&format!("{path}.floor"), "50% or more", "write less than 50%"));
     }
+    let impact = metric.max_service_impact.unwrap_or(impact);
+    some_impact(&format!("{path}.maxServiceImpact"), impact, problems);
     MetricPlan {
         name: metric.name.clone(),
         query,
-        tolerated: 1.0 + tolerance,
-        floor: (floor > 0.0).then_some(floor),
+        goal,
+        role: metric.role.unwrap_or_default(),
+        tolerance,
+        floor: (floor > 0.0 && metric.ratio.is_some()).then_some(floor),
+        impact: impact.share(),
+        weight: 0.0,
     }
 }

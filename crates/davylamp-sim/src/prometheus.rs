@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use davylamp_api::MetricSourceSpec;
 use davylamp_controller::metrics::{Answer, MetricsApi, QueryError, Series};
+use davylamp_engine::observed::Bucket;
 use davylamp_world::World;
 use futures::future::BoxFuture;
 
@@ -38,9 +39,12 @@ impl Prometheus {
             }
             QueryError::Refused { status: 400, kind: "bad_data" }
         })?;
-        // The controller reads no native histograms.
-        let series = series.into_iter().filter(|one| !one.samples.is_empty());
-        let series = series.map(|one| Series { labels: one.labels, samples: one.samples });
+        let series = series.into_iter().map(|one| {
+            let bucket = |b: davylamp_world::Bucket| Bucket { lower: b.lower, upper: b.upper, count: b.count };
+            let histograms = one.histograms.into_iter();
+            let histograms = histograms.map(|(at, one)| (at, one.buckets.into_iter().map(bucket).collect()));
+            Series { labels: one.labels, samples: one.samples, histograms: histograms.collect() }
+        });
         Ok(Answer { series: series.collect(), partial: false })
     }
 }

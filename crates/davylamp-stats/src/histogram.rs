@@ -219,6 +219,35 @@ impl Layout {
         Self::exponential(coarsest?, zero_threshold, lowest, highest)
     }
 
+    /// The layout whose buckets hold all these, of one sample or of many: that of [`native`](Self::native), or when a bound
+    /// is infinite the classic one of the bounds that divide none of the buckets.
+    ///
+    /// `None` when there is none.
+    ///
+    /// ```
+    /// use davylamp_stats::{Layout, classic_buckets};
+    ///
+    /// let mut buckets = classic_buckets(&[0.1, 0.25, 0.5, f64::INFINITY], &[70.0, 90.0, 95.0, 96.0])?;
+    /// buckets.extend(classic_buckets(&[0.1, 0.2, 0.5, f64::INFINITY], &[50.0, 60.0, 61.0, 61.0])?);
+    /// assert_eq!(Layout::of(&buckets).unwrap().bounds(), [0.1, 0.5, f64::INFINITY]);
+    /// # Ok::<(), davylamp_stats::Error>(())
+    /// ```
+    #[must_use]
+    pub fn of(buckets: &[Bucket]) -> Option<Self> {
+        if buckets.iter().all(|bucket| bucket.lower.is_finite() && bucket.upper.is_finite()) {
+            return Self::native(buckets);
+        }
+        let mut sorted = buckets.to_vec();
+        sorted.sort_by(|a, b| a.upper.total_cmp(&b.upper).then(a.lower.total_cmp(&b.lower)));
+        sorted.dedup_by(|a, b| a.upper.total_cmp(&b.upper).is_eq() && a.lower.total_cmp(&b.lower).is_eq());
+        let divides =
+            |bound: f64| sorted.iter().any(|bucket| below(bucket.lower, bound) && below(bound, bucket.upper));
+        let mut bounds: Vec<f64> =
+            sorted.iter().map(|bucket| bucket.upper).filter(|&bound| !divides(bound)).collect();
+        bounds.dedup_by(|a, b| !below(*b, *a));
+        Self::classic(&bounds).ok()
+    }
+
     /// The layout whose buckets both have: of classic ones the boundaries in common; of native ones those of
     /// the coarser schema, over the range of both, from the larger zero threshold on.
     ///

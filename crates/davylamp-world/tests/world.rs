@@ -412,6 +412,38 @@ async fn a_native_histogram_has_what_the_classic_one_has() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn subqueries_see_each_scrape_at_whole_steps() {
+    let world = world(14, &json!({"scrapes": {"interval": "5s", "nativeHistograms": true}}));
+    after(120).await;
+    let name = "http_request_duration_seconds";
+    let start = Config::default().start.as_millisecond();
+    let moments = |one: &Series| -> Vec<i64> { one.samples.iter().map(|(at, _)| at - start).collect() };
+
+    let times = ask(&world, 121, &format!("max by (pod) (timestamp({name}_count) or timestamp({name}))[20s:2500ms]"));
+    assert_eq!(times.len(), 6);
+    assert_eq!(moments(&times[0]), [102_500, 105_000, 107_500, 110_000, 112_500, 115_000, 117_500, 120_000]);
+    let raw = ask(&world, 120, &format!("{name}_count{{pod=\"{}\"}}[20s]", times[0].labels["pod"]));
+    let scraped: Vec<i64> = raw[0].samples.iter().map(|(at, _)| *at).collect();
+    let mut seen: Vec<i64> = times[0].samples.iter().map(|(_, seconds)| (seconds * 1_000.0).round() as i64).collect();
+    seen.dedup();
+    assert!(scraped.len() >= 4 && scraped.iter().all(|at| seen.contains(at)), "{scraped:?} {seen:?}");
+
+    let values = format!("(sum by (job,le) ({name}_bucket) or sum by (job) ({name}))[5s:5s]");
+    let both = ask(&world, 120, &values);
+    let (native, classic): (Vec<_>, Vec<_>) = both.iter().partition(|one| !one.histograms.is_empty());
+    assert!(native.len() == 1 && classic.len() > 5);
+    let all = classic.iter().find(|one| one.labels["le"] == "+Inf").unwrap().samples[0].1;
+    let last_of = |pod: &Series| pod.samples.last().unwrap().1;
+    let counts = ask(&world, 120, &format!("{name}_count[10s]"));
+    assert!((all - counts.iter().map(last_of).sum::<f64>()).abs() < 1e-9);
+    assert!((native[0].histograms[0].1.count - all).abs() < 1e-9);
+
+    for refused in ["up", "rate(up[5m])", "sum(up)[5m:1m]", "avg by (pod) (up)[5m:1m]", "up[5m:]"] {
+        assert!(world.query(refused, start).is_err(), "{refused}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_incident_of_a_dependency_hits_the_endpoints_that_need_it() {
     let setting = json!({
         "users": {"requestsPerSecond": 200.0, "endpoints": [

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use davylamp_api::scalar::Duration;
-use davylamp_engine::RatioQuery;
+use davylamp_engine::MetricQuery;
 use davylamp_engine::observed::Samples;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
-use super::increments::{NoRatio, TARGET_LABELS, Window, increments};
+use super::increments::{NoRatio, TARGET_LABELS, Window, distribution, increments};
 use super::sampler::Wanted;
 use super::scope::{Questions, Scope, bind, in_milliseconds};
 use super::{MetricsApi, QueryError, Series};
@@ -20,6 +20,8 @@ use super::{MetricsApi, QueryError, Series};
 const AT_ONCE: usize = 2;
 /// Bounds of a histogram that are told.
 const MOST_BOUNDS: usize = 20;
+/// Buckets of a classic histogram, of all targets of a pod.
+const MOST_BUCKETS: usize = 200;
 
 /// Which metric could not be read, and why.
 #[derive(Clone, Debug)]
@@ -53,7 +55,7 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
         pods: &query.pods,
         enforced: source.enforced_label.as_ref(),
     };
-    let of_metric = |(metric, ratio): (&String, &RatioQuery)| {
+    let of_metric = |(metric, ratio): (&String, &MetricQuery)| {
         let failed = |error| Failure {
             source: query.source.clone(),
             metric: metric.clone(),
@@ -92,53 +94,80 @@ pub(super) async fn fetch(
     let texts = texts.as_ref().map_err(Clone::clone)?;
     let most = source.limits().samples();
     let range = until.saturating_sub(query.since).saturating_add(window.memory);
-    // Owned: a stream of borrowed items is not `Send` for every lifetime.
-    let mut questions = BTreeMap::new();
-    let mut pairs = Vec::new();
-    for (metric, Questions { events, total, buckets }) in texts {
-        let (events, total) = (events.over(range), total.over(range));
-        for text in [&events, &total] {
-            questions.entry(text.clone()).or_insert_with(|| metric.clone());
+    // So that each scrape is the newest at one of these moments; the last of them lies after `until`.
+    let step = (query.scrape_interval_ms / 2).max(1);
+    let of_metric = |questions: &Questions| match questions {
+        Questions::Ratio { events, total, .. } => {
+            [events.over(range), total.over(range)].map(|text| Question { text, at: until, width: None })
         }
-        pairs.push((metric, events, total, buckets.as_ref()));
+        Questions::Distribution(folded) => {
+            let (range, at) = (range.saturating_add(step), until.saturating_add(step));
+            let values = Question { text: folded.values(range, step), at, width: Some(MOST_BUCKETS) };
+            [values, Question { text: folded.times(range, step), at, width: None }]
+        }
+    };
+    // Owned: a stream of borrowed items is not `Send` for every lifetime.
+    let pairs: Vec<_> = texts.iter().map(|(metric, texts)| (metric, texts, of_metric(texts))).collect();
+    let mut questions = BTreeMap::new();
+    for (metric, _, pair) in &pairs {
+        for question in pair {
+            questions.entry(question.clone()).or_insert_with(|| (*metric).clone());
+        }
     }
 
     let answers = stream::iter(questions)
-        .map(|(text, metric)| async move {
-            let series = ask(api, wanted, &text, until).await.map_err(|error| failed(&metric, error))?;
-            Ok((text, metric, series))
+        .map(|(question, metric)| async move {
+            let series = ask(api, wanted, &question).await.map_err(|error| failed(&metric, error))?;
+            Ok((question, metric, series))
         })
         .buffer_unordered(AT_ONCE);
     let (answers, _) = answers
-        .try_fold((BTreeMap::new(), 0), |(mut answers, mut count), (text, metric, series)| async move {
-            count += series.iter().map(|one| one.samples.len()).sum::<usize>();
+        .try_fold((BTreeMap::new(), 0), |(mut answers, mut count), (question, metric, series)| async move {
+            count += series.iter().map(|one| one.samples.len() + one.histograms.len()).sum::<usize>();
             if count > most {
                 return Err(failed(&metric, QueryError::TooManySamples(most)));
             }
-            answers.insert(text, series);
+            answers.insert(question, series);
             Ok((answers, count))
         })
         .await?;
 
-    for (metric, events, total, buckets) in pairs {
-        let of = |text: &str| answers.get(text).map_or(&[][..], Vec::as_slice);
-        let window = Window { rest: buckets.is_some(), ..window };
-        let increments = match (increments(of(&events), of(&total), &window), buckets) {
-            (Ok(increments), _) => increments,
-            (Err(NoRatio::NoBucket), Some(buckets)) => {
-                let bounds = bounds(api, wanted, &buckets.over(window.memory), until).await;
-                return Err(failed(metric, QueryError::NoBucket(bounds)));
+    for (metric, texts, [first, second]) in pairs {
+        let of = |question: &Question| answers.get(question).map_or(&[][..], Vec::as_slice);
+        let (first, second) = (of(&first), of(&second));
+        let increments = match texts {
+            Questions::Distribution(_) => distribution(first, second, &window),
+            Questions::Ratio { buckets, .. } => {
+                let window = Window { rest: buckets.is_some(), ..window };
+                match (increments(first, second, &window), buckets) {
+                    (Ok(increments), _) => increments,
+                    (Err(NoRatio::NoBucket), Some(buckets)) => {
+                        let bounds = bounds(api, wanted, &buckets.over(window.memory), until).await;
+                        return Err(failed(metric, QueryError::NoBucket(bounds)));
+                    }
+                    (Err(error), _) => return Err(failed(metric, QueryError::NoRatio(error))),
+                }
             }
-            (Err(error), _) => return Err(failed(metric, QueryError::NoRatio(error))),
         };
         samples.metrics.insert(metric.clone(), increments);
     }
     Ok(samples)
 }
 
+/// One query.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Question {
+    text: String,
+    /// The time of its evaluation.
+    at: i64,
+    /// So many series a pod may have, if that is not the source's to say.
+    width: Option<usize>,
+}
+
 /// The bounds that there are, for a person who has written another one; none if that cannot be said.
 async fn bounds(api: &dyn MetricsApi, wanted: &Wanted, buckets: &str, until: i64) -> Vec<Duration> {
-    let series = ask(api, wanted, buckets, until).await.unwrap_or_default();
+    let question = Question { text: buckets.to_owned(), at: until, width: None };
+    let series = ask(api, wanted, &question).await.unwrap_or_default();
     let unit =
         if in_milliseconds(buckets.split("_bucket{").next().unwrap_or_default()) { 1.0 } else { 1_000.0 };
     let ms = series.iter().filter_map(|one| one.labels.get("le")?.parse::<f64>().ok()).map(|le| le * unit);
@@ -153,11 +182,10 @@ async fn bounds(api: &dyn MetricsApi, wanted: &Wanted, buckets: &str, until: i64
 async fn ask(
     api: &dyn MetricsApi,
     wanted: &Wanted,
-    text: &str,
-    until: i64,
+    question: &Question,
 ) -> Result<Vec<Series>, QueryError> {
     let limits = wanted.source.limits();
-    let answer = timeout(limits.timeout(), api.query(&wanted.source, text, until))
+    let answer = timeout(limits.timeout(), api.query(&wanted.source, &question.text, question.at))
         .await
         .map_err(|_| QueryError::Timeout)??;
     if answer.partial {
@@ -166,7 +194,7 @@ async fn ask(
     let pods: BTreeSet<_> =
         answer.series.iter().map(|one| one.labels.get(wanted.source.pod_label())).collect();
     let (pods, series) = (pods.len(), answer.series.len());
-    let most = limits.series_per_pod();
+    let most = question.width.unwrap_or_else(|| limits.series_per_pod());
     if series > pods.saturating_mul(most) {
         let label = widest(&answer.series, wanted);
         return Err(QueryError::TooManySeries { series, pods, most, label });

@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use davylamp_api::MetricSourceSpec;
+use davylamp_engine::observed::Bucket;
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -90,6 +91,8 @@ pub struct Series {
     pub labels: BTreeMap<String, String>,
     /// Times in ms since 1970, and values.
     pub samples: Vec<(i64, f64)>,
+    /// The same of a native histogram: the buckets with observations.
+    pub histograms: Vec<(i64, Vec<Bucket>)>,
 }
 
 /// Why there is no answer that can be used. Of a response's body, only labels of its series are in it.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use davylamp_api::MetricSourceSpec;
 use davylamp_api::source::Limits;
+use davylamp_engine::observed::Bucket;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use reqwest::{StatusCode, Url};
@@ -123,6 +124,7 @@ fn answer(status: StatusCode, body: &[u8]) -> Result<Answer, QueryError> {
     let series = full.data.result.into_iter().map(|one| Series {
         labels: one.metric,
         samples: one.values.into_iter().chain(one.value).map(|Sample(at, value)| (at, value)).collect(),
+        histograms: one.histograms.into_iter().map(|HistogramSample(at, buckets)| (at, buckets)).collect(),
     });
     let partial = outline.is_partial || outline.warnings.is_some_and(|warnings| !warnings.is_empty());
     Ok(Answer { series: series.collect(), partial })
@@ -182,9 +184,11 @@ struct FullData {
 #[derive(Deserialize)]
 struct Matrix {
     metric: BTreeMap<String, String>,
-    /// Absent for native histograms, which are no counters.
     #[serde(default)]
     values: Vec<Sample>,
+    /// Of a native histogram.
+    #[serde(default)]
+    histograms: Vec<HistogramSample>,
     /// Of an instant vector, which is a sample each.
     value: Option<Sample>,
 }
@@ -193,15 +197,46 @@ struct Sample(i64, f64);
 
 impl<'de> Deserialize<'de> for Sample {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Pair<'a>(f64, #[serde(borrow)] Cow<'a, str>);
-
-        let Pair(seconds, value) = Pair::deserialize(deserializer)?;
-        let value = value.parse().map_err(de::Error::custom)?;
-        #[allow(clippy::cast_possible_truncation, reason = "saturates; no such time is in a window")]
-        let at = (seconds * 1000.0).round() as i64;
-        Ok(Self(at, value))
+        let (seconds, Number(value)) = Deserialize::deserialize(deserializer)?;
+        Ok(Self(milliseconds(seconds), value))
     }
+}
+
+struct HistogramSample(i64, Vec<Bucket>);
+
+impl<'de> Deserialize<'de> for HistogramSample {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Histogram {
+            /// Absent without observations. Which bound belongs to a bucket comes first.
+            #[serde(default)]
+            buckets: Vec<(IgnoredAny, Number, Number, Number)>,
+        }
+
+        let (seconds, Histogram { buckets }) = Deserialize::deserialize(deserializer)?;
+        let bucket =
+            |(_, Number(lower), Number(upper), Number(count))| Bucket { lower, upper, count };
+        Ok(Self(milliseconds(seconds), buckets.into_iter().map(bucket).collect()))
+    }
+}
+
+/// A number in a string.
+struct Number(f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        let Text(text) = Text::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// Saturates; no such time is in a window.
+#[allow(clippy::cast_possible_truncation, reason = "a cast saturates")]
+fn milliseconds(seconds: f64) -> i64 {
+    (seconds * 1_000.0).round() as i64
 }
 
 #[cfg(test)]

@@ -9,11 +9,13 @@ use std::fmt::Write as _;
 use davylamp_api::MetricSourceSpec;
 use davylamp_api::scalar::Duration;
 use davylamp_api::source::EnforcedLabel;
-use davylamp_engine::RatioQuery;
+use davylamp_engine::MetricQuery;
 use davylamp_engine::selector::{SelectorError, histogram, plain};
 use promql_parser::label::Matcher;
 use promql_parser::parser::VectorSelector;
 use thiserror::Error;
+
+use super::increments::TARGET_LABELS;
 
 /// What the API server appends to the name of a pod of a `ReplicaSet`.
 const GENERATED: &str = "[a-z0-9]{5}";
@@ -61,30 +63,67 @@ impl Bound {
     }
 }
 
-/// What is asked for a ratio.
+/// What is asked for a metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Questions {
-    /// What goes wrong; of a histogram, what does not: it is below the bound.
-    pub events: Bound,
-    /// Of how many.
-    pub total: Bound,
-    /// All buckets, if there is a histogram.
-    pub buckets: Option<Bound>,
+pub enum Questions {
+    /// Events of so many, in raw samples.
+    Ratio {
+        /// What is counted; of a histogram, what is not: it is below the bound.
+        events: Bound,
+        /// Of how many.
+        total: Bound,
+        /// All buckets, if there is a histogram.
+        buckets: Option<Bound>,
+    },
+    /// All buckets of a histogram.
+    Distribution(Folded),
 }
 
-/// What is asked for the ratio in the scope.
-pub fn bind(ratio: &RatioQuery, scope: &Scope<'_>) -> Result<Questions, ScopeError> {
+/// A histogram with all its matchers, read as one for each target, however many series the target has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folded {
+    buckets: Bound,
+    native: Bound,
+    /// The labels that tell targets apart, the pod's first.
+    by: String,
+}
+
+impl Folded {
+    /// The sums over the series of each target, by bucket if it is a classic one, each `step_ms` of the last `range_ms`:
+    /// at whole multiples of the step, whenever they are asked for.
+    #[must_use]
+    pub fn values(&self, range_ms: i64, step_ms: i64) -> String {
+        let Self { buckets: Bound(buckets), native: Bound(native), by } = self;
+        let range = ranged(range_ms, step_ms);
+        format!("(sum by ({by},le) ({buckets}) or sum by ({by}) ({native})){range}")
+    }
+
+    /// When each target was scraped, in seconds, at the same moments.
+    #[must_use]
+    pub fn times(&self, range_ms: i64, step_ms: i64) -> String {
+        let Self { buckets: Bound(buckets), native: Bound(native), by } = self;
+        let range = ranged(range_ms, step_ms);
+        format!("max by ({by}) (timestamp({buckets}) or timestamp({native})){range}")
+    }
+}
+
+fn ranged(range_ms: i64, step_ms: i64) -> String {
+    format!("[{}ms:{}ms]", range_ms.max(1), step_ms.max(1))
+}
+
+/// What is asked for the metric in the scope.
+pub fn bind(metric: &MetricQuery, scope: &Scope<'_>) -> Result<Questions, ScopeError> {
     if scope.pods.is_empty() {
         return Err(ScopeError::NoPods);
     }
     let pods: Vec<_> = scope.pods.iter().map(|prefix| literal(prefix) + GENERATED).collect();
-    questions(ratio, scope, &pods.join("|"))
+    questions(metric, scope, &pods.join("|"))
 }
 
 /// The same of all pods of the workload of this name, whichever their revision, and whether a Rollout or a Deployment
 /// owns them.
 pub fn of_workload(
-    ratio: &RatioQuery,
+    metric: &MetricQuery,
     source: &MetricSourceSpec,
     namespace: &str,
     name: &str,
@@ -92,25 +131,33 @@ pub fn of_workload(
     let (namespace_label, pod_label) = (source.namespace_label(), source.pod_label());
     let enforced = source.enforced_label.as_ref();
     let scope = Scope { namespace_label, namespace, pod_label, pods: &BTreeSet::new(), enforced };
-    questions(ratio, &scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))
+    questions(metric, &scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))
 }
 
-fn questions(ratio: &RatioQuery, scope: &Scope<'_>, pods: &str) -> Result<Questions, ScopeError> {
-    Ok(match ratio {
-        RatioQuery::Counters { events, total } => Questions {
+fn questions(metric: &MetricQuery, scope: &Scope<'_>, pods: &str) -> Result<Questions, ScopeError> {
+    Ok(match metric {
+        MetricQuery::Counters { events, total } => Questions::Ratio {
             events: bound(plain(events)?, "", "", scope, pods)?,
             total: bound(plain(total)?, "", "", scope, pods)?,
             buckets: None,
         },
-        RatioQuery::Slower { histogram: text, than } => {
+        MetricQuery::Slower { histogram: text, than } => {
             let selector = histogram(text)?;
             let below = bound_of(selector.name.as_deref().unwrap_or_default(), *than);
             let le = format!("le=~{},", quoted(&below));
-            Questions {
+            Questions::Ratio {
                 events: bound(selector.clone(), "_bucket", &le, scope, pods)?,
                 total: bound(selector.clone(), "_count", "", scope, pods)?,
                 buckets: Some(bound(selector, "_bucket", "", scope, pods)?),
             }
+        }
+        MetricQuery::Distribution { histogram: text } => {
+            let selector = histogram(text)?;
+            Questions::Distribution(Folded {
+                buckets: bound(selector.clone(), "_bucket", "", scope, pods)?,
+                native: bound(selector, "", "", scope, pods)?,
+                by: [scope.pod_label].into_iter().chain(TARGET_LABELS).collect::<Vec<_>>().join(","),
+            })
         }
     })
 }
@@ -212,8 +259,13 @@ mod tests {
     use super::*;
 
     fn events(text: &str, scope: &Scope<'_>) -> Result<Bound, ScopeError> {
-        let ratio = RatioQuery::Counters { events: text.to_owned(), total: "up".to_owned() };
-        Ok(bind(&ratio, scope)?.events)
+        let ratio = MetricQuery::Counters { events: text.to_owned(), total: "up".to_owned() };
+        Ok(ratio_of(bind(&ratio, scope)?).0)
+    }
+
+    fn ratio_of(questions: Questions) -> (Bound, Bound, Option<Bound>) {
+        let Questions::Ratio { events, total, buckets } = questions else { panic!("{questions:?}") };
+        (events, total, buckets)
     }
 
     fn scoped_to(text: &str, namespace: &str, pods: &[&str]) -> Result<String, ScopeError> {
@@ -263,8 +315,9 @@ mod tests {
         let source: MetricSourceSpec =
             serde_json::from_value(serde_json::json!({"url": "", "allowedNamespaces": [], "podLabel": "p"}))
                 .unwrap();
-        let ratio = RatioQuery::Counters { events: "down".to_owned(), total: "up{a=\"b\"}".to_owned() };
-        let text = of_workload(&ratio, &source, "shop", "web.a").unwrap().total.over(3_600_000);
+        let ratio = MetricQuery::Counters { events: "down".to_owned(), total: "up{a=\"b\"}".to_owned() };
+        let (_, total, _) = ratio_of(of_workload(&ratio, &source, "shop", "web.a").unwrap());
+        let text = total.over(3_600_000);
         assert_eq!(text, r#"up{a="b",namespace="shop",p=~"web\\.a-[a-z0-9]+-[a-z0-9]{5}"}[3600000ms]"#);
     }
 
@@ -280,14 +333,14 @@ mod tests {
         };
         let asked = |histogram: &str, ms| {
             let than = Duration::from_millis(ms);
-            bind(&RatioQuery::Slower { histogram: histogram.to_owned(), than }, &scope).unwrap()
+            ratio_of(bind(&MetricQuery::Slower { histogram: histogram.to_owned(), than }, &scope).unwrap())
         };
-        let questions = asked("latency_seconds{path!=\"/health\"}", 500);
+        let (events, total, buckets) = asked("latency_seconds{path!=\"/health\"}", 500);
         let rest = r#"namespace="shop",pod=~"web-a-[a-z0-9]{5}"}[1ms]"#;
         let text = |bound: &Bound| bound.over(1).strip_suffix(rest).unwrap().to_owned();
-        assert_eq!(text(&questions.events), r#"latency_seconds_bucket{path!="/health",le=~"0\\.50*","#);
-        assert_eq!(text(&questions.total), "latency_seconds_count{path!=\"/health\",");
-        assert_eq!(text(&questions.buckets.unwrap()), "latency_seconds_bucket{path!=\"/health\",");
+        assert_eq!(text(&events), r#"latency_seconds_bucket{path!="/health",le=~"0\\.50*","#);
+        assert_eq!(text(&total), "latency_seconds_count{path!=\"/health\",");
+        assert_eq!(text(&buckets.unwrap()), "latency_seconds_bucket{path!=\"/health\",");
 
         for (histogram, ms, there, not_there) in [
             ("a_seconds", 500, &["0.5", "0.50", "0.500"][..], &["0.05", "0.55", "05", "+Inf"][..]),
@@ -295,11 +348,58 @@ mod tests {
             ("a_seconds", 25, &["0.025"], &["0.25", "0.0255"]),
             ("a_milliseconds", 500, &["500", "500.0"], &["0.5", "5000"]),
         ] {
-            let asked = asked(histogram, ms).events.over(1);
+            let asked = asked(histogram, ms).0.over(1);
             let Expr::MatrixSelector(selector) = parser::parse(&asked).unwrap() else { panic!("{asked}") };
             let le = selector.vs.matchers.matchers.iter().find(|matcher| matcher.name == "le").unwrap();
             assert!(there.iter().all(|bound| le.is_match(bound)), "{asked}");
             assert!(!not_there.iter().any(|bound| le.is_match(bound)), "{asked}");
+        }
+    }
+
+    fn folded(text: &str, namespace: &str) -> Result<Folded, ScopeError> {
+        let pods = BTreeSet::from(["web-a-".to_owned()]);
+        let scope =
+            Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
+        match bind(&MetricQuery::Distribution { histogram: text.to_owned() }, &scope)? {
+            Questions::Distribution(folded) => Ok(folded),
+            ratio @ Questions::Ratio { .. } => panic!("{ratio:?}"),
+        }
+    }
+
+    #[test]
+    fn a_distribution_is_asked_for_as_sums_and_times_of_targets() {
+        let folded = folded("latency_seconds{path!=\"/health\"}", "shop").unwrap();
+        let by = "pod,container,endpoint,instance,job,prometheus,prometheus_replica,replica,service";
+        let matchers = r#"{path!="/health",namespace="shop",pod=~"web-a-[a-z0-9]{5}"}"#;
+        assert_eq!(
+            folded.values(60_000, 7_500),
+            format!(
+                "(sum by ({by},le) (latency_seconds_bucket{matchers}) or sum by ({by}) \
+                 (latency_seconds{matchers}))[60000ms:7500ms]"
+            )
+        );
+        assert_eq!(
+            folded.times(60_000, 7_500),
+            format!(
+                "max by ({by}) (timestamp(latency_seconds_bucket{matchers}) or \
+                 timestamp(latency_seconds{matchers}))[60000ms:7500ms]"
+            )
+        );
+    }
+
+    /// The vector selectors of an expression.
+    fn selectors(expr: &Expr) -> Vec<&VectorSelector> {
+        match expr {
+            Expr::VectorSelector(selector) => vec![selector],
+            Expr::MatrixSelector(selector) => vec![&selector.vs],
+            Expr::Subquery(subquery) => selectors(&subquery.expr),
+            Expr::Paren(paren) => selectors(&paren.expr),
+            Expr::Unary(unary) => selectors(&unary.expr),
+            Expr::Aggregate(aggregate) => selectors(&aggregate.expr),
+            Expr::Binary(binary) => [selectors(&binary.lhs), selectors(&binary.rhs)].concat(),
+            Expr::Call(call) => call.args.args.iter().flat_map(|argument| selectors(argument)).collect(),
+            Expr::NumberLiteral(_) | Expr::StringLiteral(_) => Vec::new(),
+            Expr::Extension(_) => panic!("{expr:?}"),
         }
     }
 
@@ -400,6 +500,25 @@ mod tests {
                 prop_assert_eq!(&before.name, &after.vs.name);
                 let kept = after.vs.matchers.matchers.len() - 2;
                 prop_assert_eq!(&before.matchers.matchers[..], &after.vs.matchers.matchers[..kept]);
+            }
+        }
+
+        #[test]
+        fn each_selector_of_a_distribution_is_bound(
+            name in "[a-zA-Z_:][a-zA-Z0-9_:]{0,12}",
+            matchers in prop::collection::vec(any_matcher(), 0..4),
+            namespace in any::<String>(),
+        ) {
+            if let Ok(folded) = folded(&format!("{name}{{{}}}", matchers.join(",")), &namespace) {
+                for query in [folded.values(60_000, 500), folded.times(60_000, 500)] {
+                    let Ok(expr) = parser::parse(&query) else { panic!("{query}") };
+                    prop_assert!(matches!(expr, Expr::Subquery(_)), "{}", query);
+                    let selectors = selectors(&expr);
+                    prop_assert_eq!(selectors.len(), 2);
+                    for selector in selectors {
+                        assert_bound(&format!("{}[1ms]", selector.prettify()), &namespace, &["web-a-"]);
+                    }
+                }
             }
         }
 

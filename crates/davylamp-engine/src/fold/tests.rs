@@ -1,3 +1,5 @@
+mod kinds;
+
 use davylamp_api::rollout::{Analysis, Strategy as Release};
 use davylamp_api::run::Sampling;
 use davylamp_api::scalar::Duration;
@@ -16,14 +18,17 @@ const SETTLE: i64 = 30 * SECOND;
 const WARMUP: i64 = 60 * SECOND;
 
 fn plan() -> Plan {
+    plan_of(&json!([{"name": "errors", "ratio": {"events": "errors_total", "total": "requests_total"}}]))
+}
+
+fn plan_of(metrics: &serde_json::Value) -> Plan {
     let strategy: Release = serde_json::from_value(json!({
         "canary": {"steps": [{"weight": "50%"}]},
         "traffic": [{"gatewayAPI": {"routes": [{"kind": "HTTPRoute", "name": "shop"}]}}]
     }))
     .unwrap();
     let analysis: Analysis = serde_json::from_value(json!({
-        "source": "prometheus", "warmup": "60s", "settle": "30s",
-        "metrics": [{"name": "errors", "ratio": {"events": "errors_total", "total": "requests_total"}}]
+        "source": "prometheus", "warmup": "60s", "settle": "30s", "metrics": metrics
     }))
     .unwrap();
     let sampling = Sampling { scrape_interval: Duration::from_secs(15), delay: Duration::from_secs(15) };
@@ -57,7 +62,7 @@ type Targets = BTreeMap<String, Vec<Increment>>;
 
 fn samples(since: i64, until: i64, pods: &BTreeMap<String, Targets>) -> Samples {
     let asked = |increments: &Vec<Increment>| -> Vec<Increment> {
-        increments.iter().filter(|i| i.to > since && i.to <= until).copied().collect()
+        increments.iter().filter(|i| i.to > since && i.to <= until).cloned().collect()
     };
     let pods = pods.iter().map(|(pod, targets)| {
         let targets = targets.iter().map(|(target, all)| (target.clone(), asked(all)));
@@ -77,6 +82,7 @@ fn scraped(offset: i64, counts: &[(f64, f64)]) -> Vec<Increment> {
             to: scrape(i + 1),
             events: *events,
             total: *total,
+            buckets: Vec::new(),
         })
         .collect()
 }

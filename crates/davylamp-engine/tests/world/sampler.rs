@@ -74,7 +74,7 @@ impl Sampler {
                 pod.rest = exact - events;
                 let increments = self.pods.entry(name.clone()).or_default();
                 increments.retain(|i| i.to > keep);
-                increments.push(Increment { from, to, events, total });
+                increments.push(Increment { from, to, events, total, buckets: Vec::new() });
             }
         }
     }
@@ -85,7 +85,7 @@ impl Sampler {
         let ours = |pod: &&String| query.pods.iter().any(|prefix| pod.starts_with(prefix));
         let pods = self.pods.iter().filter(|(pod, _)| ours(pod)).map(|(pod, all)| {
             let increments: Vec<Increment> =
-                all.iter().filter(|i| i.to > query.since && i.to <= until).copied().collect();
+                all.iter().filter(|i| i.to > query.since && i.to <= until).cloned().collect();
             (pod.clone(), BTreeMap::from([("target".to_owned(), increments)]))
         });
         let one = MetricSamples { pods: pods.collect() };

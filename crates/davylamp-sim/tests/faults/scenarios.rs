@@ -89,7 +89,7 @@ const STORIES: &[(&str, &str)] = &[
     ),
     (
         "promote a pause",
-        "{events: [{since: {state: Healthy}, at: 30s, do: {users: 0}}, {since: {state: Healthy}, at: 10s, do: {release: 'shop:2'}}, {since: {state: Paused}, at: 60s, do: {users: 600}}, {since: {state: Paused}, at: 20s, do: promoteFully}], expect: {phase: Healthy, stable: 'shop:2'}}",
+        "{events: [{since: {state: Healthy}, at: 30s, do: {users: 0}}, {since: {state: Healthy}, at: 10s, do: {release: 'shop:2'}}, {since: {state: Paused}, at: 60s, do: promoteFully}, {since: {state: Healthy}, at: 10s, do: {users: 600}}], expect: {phase: Healthy, stable: 'shop:2'}}",
     ),
     (
         "new template in mid-run",

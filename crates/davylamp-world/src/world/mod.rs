@@ -6,17 +6,19 @@ mod deployment;
 mod gateway;
 mod native;
 mod pod;
+mod promql;
 mod random;
 mod users;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use davylamp_api::scalar::Percent;
 use promql_parser::label::Matcher;
-use promql_parser::parser::{self, Expr, MatrixSelector};
+use promql_parser::parser::VectorSelector;
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub use self::native::{Bucket, NativeHistogram};
@@ -26,7 +28,6 @@ use self::gateway::Gateway;
 use self::random::Random;
 use self::users::Users;
 use self::workloads::{Look, Workloads};
-use crate::memo::Memo;
 use crate::setting::{Incident, Missing, Setting};
 use crate::{ApiServer, Config};
 
@@ -34,8 +35,6 @@ use crate::{ApiServer, Config};
 const REACTION: Duration = Duration::from_millis(50);
 /// From a deletion until what belongs to the object goes.
 const GARBAGE: Duration = Duration::from_millis(200);
-
-static SELECTORS: Memo<Arc<MatrixSelector>> = Memo::new();
 
 /// What the cluster's parts look at: a change of nothing else concerns them.
 const SEEN: [(&str, &str); 9] = [
@@ -176,18 +175,15 @@ impl World {
         Tally { lost: inner.users.lost, ..inner.tally.clone() }
     }
 
-    /// The samples of a range selector, like `http_requests_total{code=~"5.."}[90s]`, at a time in ms since 1970. What is
-    /// wrong with it is the error.
+    /// The samples of a range selector, like `http_requests_total{code=~"5.."}[90s]`, or of a subquery, at a time in ms since
+    /// 1970. What is wrong with it is the error.
     pub fn query(&self, promql: &str, at_ms: i64) -> Result<Vec<Series>, String> {
-        let selector = SELECTORS.get(promql, || {
-            let Expr::MatrixSelector(selector) = parser::parse(promql)? else {
-                return Err("only range selectors are answered here".to_owned());
-            };
-            Ok(Arc::new(selector))
-        })?;
-        let name = selector.vs.name.clone().unwrap_or_default();
-        let matchers: &[Matcher] = &selector.vs.matchers.matchers;
-        let range = i64::try_from(selector.range.as_millis()).unwrap_or(i64::MAX);
+        promql::answer(promql, at_ms, &|selector, times| self.select(selector, &times))
+    }
+
+    fn select(&self, selector: &VectorSelector, times: &RangeInclusive<i64>) -> Vec<Series> {
+        let name = selector.name.clone().unwrap_or_default();
+        let matchers: &[Matcher] = &selector.matchers.matchers;
         let now = self.now();
         let inner = self.inner();
         let mut found = Vec::new();
@@ -220,9 +216,9 @@ impl World {
             if !of_target.into_iter().all(|matcher| holds(&own, matcher)) {
                 continue;
             }
-            let since = inner.forgotten.max(at_ms - range);
-            let mut series =
-                pod::series(&life.pod, &name, since, |sample| sample.at <= at_ms && sample.visible <= now);
+            let since = inner.forgotten.max(times.start() - 1);
+            let shown = |sample: &pod::Sample| sample.at <= *times.end() && sample.visible <= now;
+            let mut series = pod::series(&life.pod, &name, since, shown);
             if let Some(Missing { label, .. }) = missing {
                 series = without(label, series);
             }
@@ -236,7 +232,7 @@ impl World {
                 }
             }
         }
-        Ok(found)
+        found
     }
 
     fn now(&self) -> i64 {

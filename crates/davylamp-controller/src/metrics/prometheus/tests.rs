@@ -67,7 +67,10 @@ async fn asks_by_post_and_reads_series() {
         let matrix = json!([
             {"metric": {"__name__": "up", "pod": "a"}, "values": [[1_700_000_000.5, "1"], [1_700_000_001, "NaN"]]},
             {"metric": {"form": String::from_utf8_lossy(&form)}},
-            {"metric": {}, "histograms": [[1, {"count": "1"}]]},
+            {"metric": {}, "histograms": [
+                [1, {"count": "0", "sum": "0"}],
+                [2.5, {"count": "3", "sum": "2", "buckets": [[0, "0.5", "1", "2"], [3, "-0.001", "0.001", "1"]]}],
+            ]},
         ]);
         let data = json!({"resultType": "matrix", "result": matrix});
         json!({"status": "success", "data": data, "warnings": [], "infos": ["i"]}).to_string()
@@ -85,6 +88,9 @@ async fn asks_by_post_and_reads_series() {
         "query=up%7Ba%3D%22b%26c%22%7D%5B5m%5D&time=1700000000.012&timeout=10000ms"
     );
     assert!(answer.series[2].samples.is_empty());
+    let bucket = |lower, upper, count| Bucket { lower, upper, count };
+    let buckets = vec![bucket(0.5, 1.0, 2.0), bucket(-0.001, 0.001, 1.0)];
+    assert_eq!(answer.series[2].histograms, [(1_000, vec![]), (2_500, buckets)]);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use davylamp_api::Instant;
 use davylamp_api::source::{EnforcedLabel, Limits};
-use davylamp_engine::RatioQuery;
+use davylamp_engine::MetricQuery;
 use futures::future::BoxFuture;
 use promql_parser::parser::{self, Expr};
 
@@ -146,7 +146,7 @@ fn key(namespace: &str) -> Key {
 
 /// Of a source and its address, from so many seconds after T0, one metric of one pod.
 fn wanted(source: &str, since: i64) -> Wanted {
-    let ratio = RatioQuery::Counters { events: "errors".to_owned(), total: "requests".to_owned() };
+    let ratio = MetricQuery::Counters { events: "errors".to_owned(), total: "requests".to_owned() };
     let query = Query {
         source: source.to_owned(),
         since: T0 + since * SECOND,
@@ -267,7 +267,7 @@ async fn nothing_is_asked_for_who_wants_nothing() {
     scene.api.set("prom", Behaviour::TakesSeconds(5));
     let mut many = wanted("prom", 0);
     for n in 0..5 {
-        let ratio = RatioQuery::Counters { events: format!("errors_{n}"), total: "requests".to_owned() };
+        let ratio = MetricQuery::Counters { events: format!("errors_{n}"), total: "requests".to_owned() };
         many.query.metrics.insert(format!("ratio-{n}"), ratio);
     }
     scene.sampler.want(&key("shop"), Some(many));
@@ -289,7 +289,7 @@ async fn equal_texts_of_a_rollout_are_asked_once() {
     let scene = Scene::new();
     scene.until(100).await;
     let mut two = wanted("prom", 0);
-    let ratio = RatioQuery::Counters { events: "slow".to_owned(), total: "requests".to_owned() };
+    let ratio = MetricQuery::Counters { events: "slow".to_owned(), total: "requests".to_owned() };
     two.query.metrics.insert("slow".to_owned(), ratio);
     scene.sampler.want(&key("shop"), Some(two));
     scene.until(101).await;
@@ -406,7 +406,7 @@ async fn doubtful_answers_are_failures() {
     scene.sampler.want(&key("a"), Some(wanted("partial", 30)));
     scene.sampler.want(&key("b"), Some(wanted("wide", 30)));
     let mut wrong = wanted("prom", 30);
-    let ratio = RatioQuery::Counters { events: "rate(errors[5m])".to_owned(), total: "requests".to_owned() };
+    let ratio = MetricQuery::Counters { events: "rate(errors[5m])".to_owned(), total: "requests".to_owned() };
     wrong.query.metrics.insert("ratio".to_owned(), ratio);
     scene.sampler.want(&key("c"), Some(wrong));
     scene.until(102).await;
@@ -477,7 +477,7 @@ async fn a_bound_that_is_no_bucket_is_answered_with_those_that_are() {
     let slower = |ms| {
         let mut wanted = wanted("histogram", 30);
         let than = davylamp_api::scalar::Duration::from_millis(ms);
-        let ratio = RatioQuery::Slower { histogram: "latency_seconds".to_owned(), than };
+        let ratio = MetricQuery::Slower { histogram: "latency_seconds".to_owned(), than };
         wanted.query.metrics = BTreeMap::from([("slow".to_owned(), ratio)]);
         Some(wanted)
     };

@@ -1,0 +1,174 @@
+//! What the simulated Prometheus answers: range selectors, and subqueries of `sum by`, `max by`, `timestamp` and `or`.
+//!
+//! A subquery is evaluated at whole multiples of its step, and sees what was scraped in the five minutes before, as Prometheus
+//! does.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use promql_parser::parser::token::{T_LOR, T_MAX, T_SUM, TokenType};
+use promql_parser::parser::{self, Expr, LabelModifier, SubqueryExpr, VectorSelector};
+
+use super::{Bucket, NativeHistogram, Series};
+use crate::memo::Memo;
+
+/// For so long a sample is the newest one of its series, ms.
+const LOOKBACK: i64 = 300_000;
+
+static PARSED: Memo<Arc<Expr>> = Memo::new();
+
+/// The series of a selector, with their samples after one time and up to another.
+type Select<'a> = &'a dyn Fn(&VectorSelector, RangeInclusive<i64>) -> Vec<Series>;
+type Labels = BTreeMap<String, String>;
+/// For each moment, the newest sample.
+type Cells = Vec<Option<(i64, Value)>>;
+
+#[derive(Clone)]
+enum Value {
+    Number(f64),
+    Histogram(NativeHistogram),
+}
+
+/// The answer at a time, in ms. What cannot be answered is the error.
+pub(super) fn answer(promql: &str, at: i64, select: Select<'_>) -> Result<Vec<Series>, String> {
+    match &*PARSED.get(promql, || parser::parse(promql).map(Arc::new))? {
+        Expr::MatrixSelector(selector) => Ok(select(&selector.vs, after(at, selector.range)..=at)),
+        Expr::Subquery(subquery) => subquery_at(subquery, at, select),
+        _ => Err("only range selectors and subqueries are answered here".to_owned()),
+    }
+}
+
+/// The first ms of the range.
+fn after(at: i64, range: Duration) -> i64 {
+    at.saturating_sub(milliseconds(range)).saturating_add(1)
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn subquery_at(subquery: &SubqueryExpr, at: i64, select: Select<'_>) -> Result<Vec<Series>, String> {
+    let step = subquery.step.map_or(0, milliseconds);
+    let first = after(at, subquery.range);
+    if step <= 0 || at.saturating_sub(first) / step > 11_000 {
+        return Err("a subquery needs a step, and has at most 11,000 of them".to_owned());
+    }
+    let moments: Vec<i64> = (first.div_euclid(step)..=at.div_euclid(step))
+        .map(|n| n * step)
+        .filter(|moment| (first..=at).contains(moment))
+        .collect();
+    let vector = evaluate(&subquery.expr, &moments, select)?;
+    let series = vector.into_iter().map(|(labels, cells)| {
+        let mut series = Series { labels, ..Series::default() };
+        for (&moment, cell) in moments.iter().zip(cells) {
+            match cell {
+                Some((_, Value::Number(number))) => series.samples.push((moment, number)),
+                Some((_, Value::Histogram(histogram))) => series.histograms.push((moment, histogram)),
+                None => {}
+            }
+        }
+        series
+    });
+    Ok(series.filter(|one| !one.samples.is_empty() || !one.histograms.is_empty()).collect())
+}
+
+fn evaluate(expr: &Expr, moments: &[i64], select: Select<'_>) -> Result<BTreeMap<Labels, Cells>, String> {
+    match expr {
+        Expr::Paren(paren) => evaluate(&paren.expr, moments, select),
+        Expr::VectorSelector(selector) => Ok(newest(selector, moments, select)),
+        Expr::Call(call) if call.func.name == "timestamp" => {
+            let [argument] = call.args.args.as_slice() else { return Err("timestamp of one thing".to_owned()) };
+            let mut times = BTreeMap::new();
+            for (mut labels, mut cells) in evaluate(argument, moments, select)? {
+                labels.remove("__name__");
+                for (at, value) in cells.iter_mut().flatten() {
+                    #[allow(clippy::cast_precision_loss, reason = "a time in ms")]
+                    let seconds = *at as f64 / 1_000.0;
+                    *value = Value::Number(seconds);
+                }
+                times.insert(labels, cells);
+            }
+            Ok(times)
+        }
+        Expr::Binary(binary) if binary.op.id() == T_LOR => {
+            let mut both = evaluate(&binary.lhs, moments, select)?;
+            for (labels, cells) in evaluate(&binary.rhs, moments, select)? {
+                let left = both.entry(labels).or_insert_with(|| vec![None; moments.len()]);
+                for (left, right) in left.iter_mut().zip(cells) {
+                    *left = left.take().or(right);
+                }
+            }
+            Ok(both)
+        }
+        Expr::Aggregate(aggregate) => {
+            let Some(LabelModifier::Include(by)) = &aggregate.modifier else {
+                return Err("aggregations by labels are answered here".to_owned());
+            };
+            let join = join(aggregate.op)?;
+            let mut groups: BTreeMap<Labels, Cells> = BTreeMap::new();
+            for (mut labels, cells) in evaluate(&aggregate.expr, moments, select)? {
+                labels.retain(|name, _| by.labels.contains(name));
+                let group = groups.entry(labels).or_insert_with(|| vec![None; moments.len()]);
+                for (cell, one) in group.iter_mut().zip(cells) {
+                    *cell = match (cell.take(), one) {
+                        (Some((at, a)), Some((_, b))) => join(a, b).map(|value| (at, value)),
+                        (a, b) => a.or(b),
+                    };
+                }
+            }
+            Ok(groups)
+        }
+        _ => Err(format!("not answered here: {}", expr.prettify())),
+    }
+}
+
+fn newest(selector: &VectorSelector, moments: &[i64], select: Select<'_>) -> BTreeMap<Labels, Cells> {
+    let (Some(first), Some(&last)) = (moments.first(), moments.last()) else { return BTreeMap::new() };
+    let series = select(selector, first.saturating_sub(LOOKBACK).saturating_add(1)..=last);
+    let cells = series.into_iter().map(|one| {
+        let numbers = one.samples.into_iter().map(|(at, number)| (at, Value::Number(number)));
+        let histograms = one.histograms.into_iter().map(|(at, histogram)| (at, Value::Histogram(histogram)));
+        let samples: Vec<(i64, Value)> = numbers.chain(histograms).collect();
+        let cells = moments.iter().map(|moment| {
+            let before = samples.partition_point(|(at, _)| at <= moment);
+            let newest = before.checked_sub(1).and_then(|index| samples.get(index))?;
+            (newest.0 > moment - LOOKBACK).then(|| newest.clone())
+        });
+        (one.labels, cells.collect())
+    });
+    cells.collect()
+}
+
+/// How two values of a group become one.
+fn join(op: TokenType) -> Result<fn(Value, Value) -> Option<Value>, String> {
+    match op.id() {
+        T_SUM => Ok(|a, b| match (a, b) {
+            (Value::Number(a), Value::Number(b)) => Some(Value::Number(a + b)),
+            (Value::Histogram(a), Value::Histogram(b)) => Some(Value::Histogram(sum(a, b))),
+            _ => None,
+        }),
+        T_MAX => Ok(|a, b| match (a, b) {
+            (Value::Number(a), Value::Number(b)) => Some(Value::Number(a.max(b))),
+            _ => None,
+        }),
+        _ => Err("only sum and max are answered here".to_owned()),
+    }
+}
+
+/// Of the same schema.
+fn sum(a: NativeHistogram, b: NativeHistogram) -> NativeHistogram {
+    let mut buckets: Vec<Bucket> = a.buckets;
+    for bucket in b.buckets {
+        match buckets.binary_search_by(|own| own.upper.total_cmp(&bucket.upper)) {
+            Ok(index) => {
+                if let Some(own) = buckets.get_mut(index) {
+                    own.count += bucket.count;
+                }
+            }
+            Err(index) => buckets.insert(index, bucket),
+        }
+    }
+    NativeHistogram { count: a.count + b.count, sum: a.sum + b.sum, buckets }
+}
