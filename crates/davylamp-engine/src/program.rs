@@ -347,7 +347,7 @@ impl Conduct {
     }
 }
 
-fn problem(path: &str, wrong: &str, remedy: &str) -> Problem {
+pub(crate) fn problem(path: &str, wrong: &str, remedy: &str) -> Problem {
     Problem { path: path.to_owned(), wrong: wrong.to_owned(), remedy: remedy.to_owned() }
 }
 
@@ -521,15 +521,28 @@ fn metric_query(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> Met
     }
 }
 
-fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<Problem>) -> MetricPlan {
+pub(crate) fn metric_plan(
+    path: &str,
+    metric: &Metric,
+    impact: Percent,
+    problems: &mut Vec<Problem>,
+) -> MetricPlan {
     let query = metric_query(path, metric, problems);
     let goal = metric.goal.unwrap_or_default();
     if metric.goal.is_some() && metric.count.is_none() {
-        problems.push(problem(&format!("{path}.goal"), "not of a count", "leave it out: less is better here"));
+        problems.push(problem(
+            &format!("{path}.goal"),
+            "not of a count",
+            "leave it out: less is better here",
+        ));
     }
     let tolerance = metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share();
     if goal == Goal::Higher && tolerance >= 1.0 {
-        problems.push(problem(&format!("{path}.tolerance"), "100%", "write less: that would tolerate none at all"));
+        problems.push(problem(
+            &format!("{path}.tolerance"),
+            "100%",
+            "write less: that would tolerate none at all",
+        ));
     }
     if metric.floor.is_some() && metric.ratio.is_none() {
         problems.push(problem(&format!("{path}.floor"), "not of a ratio", "leave it out"));
