@@ -223,8 +223,10 @@ impl Search<'_> {
         let fails =
             |plan: &&MetricPlan| rows().any(|row| row.metric == plan.name && row.verdict > Verdict::Judged);
         let written = self.spec.analysis.iter().flat_map(|analysis| &analysis.metrics);
-        let ratios: Vec<_> = written.filter(|metric| metric.ratio.is_some()).map(|metric| &metric.name).collect();
-        let metrics = self.program.conduct.analysis.metrics.iter().filter(|plan| ratios.contains(&&plan.name));
+        let ratios: Vec<_> =
+            written.filter(|metric| metric.ratio.is_some()).map(|metric| &metric.name).collect();
+        let metrics =
+            self.program.conduct.analysis.metrics.iter().filter(|plan| ratios.contains(&&plan.name));
         let failing: Vec<_> = metrics.filter(fails).collect();
         let Some(first) = failing.first() else { return Ok(None) };
         let now = first.floor.unwrap_or(0.0);

@@ -203,7 +203,8 @@ impl Timing<'_> {
             beta: self.plan.beta,
             absolute: metric.floor.map(|floor| (floor, self.next)),
         };
-        let [promote, slow] = self.times(metric.goal, rate, |traffic| promote_seconds(traffic, &promotion))?;
+        let [promote, slow] =
+            self.times(metric.goal, rate, |traffic| promote_seconds(traffic, &promotion))?;
         let detection = Detection {
             floor: metric.floor,
             ..Detection::new(metric.as_harm(metric.tolerated()), self.plan.alpha * metric.weight)
@@ -220,7 +221,8 @@ impl Timing<'_> {
                     times
                 }
             };
-            [*found, _] = self.times(metric.goal, &rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
+            [*found, _] =
+                self.times(metric.goal, &rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
         }
         let late = |time: Option<u64>| time.is_none_or(|time| time > longest);
         let verdict = match (late(detect[2]), late(promote), late(slow)) {

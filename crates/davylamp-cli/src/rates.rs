@@ -118,7 +118,9 @@ impl Known {
             (Some(rps), None, None) => {
                 let share = match metric.query {
                     MetricQuery::Distribution { .. } => TAIL,
-                    _ => metric.floor.unwrap_or(ASSUMED),
+                    MetricQuery::Counters { .. } | MetricQuery::Slower { .. } => {
+                        metric.floor.unwrap_or(ASSUMED)
+                    }
                 };
                 (rps, share, "assumed; --errors says it, --prometheus reads it".to_owned())
             }
@@ -191,9 +193,10 @@ impl<'a> Prometheus<'a> {
                 let (histogram, than) = (histogram.clone(), Duration::from_secs(1));
                 (MetricQuery::Slower { histogram, than }, true)
             }
-            query => (query.clone(), false),
+            query @ (MetricQuery::Counters { .. } | MetricQuery::Slower { .. }) => (query.clone(), false),
         };
-        let Questions::Ratio { events, total, buckets } = of_workload(&query, labels, namespace, name)? else {
+        let Questions::Ratio { events, total, buckets } = of_workload(&query, labels, namespace, name)?
+        else {
             bail!("{}: no counters to read", metric.name)
         };
         let (events, total) = (events.over(window.millis()), total.over(window.millis()));
@@ -209,7 +212,10 @@ impl<'a> Prometheus<'a> {
             );
         }
         if tail {
-            let from = format!("{} values read from {url} within {window}; the slowest 5 % assumed to be compared", count(whole(all.sum)));
+            let from = format!(
+                "{} values read from {url} within {window}; the slowest 5 % assumed to be compared",
+                count(whole(all.sum))
+            );
             return Ok(Counted { events: TAIL * all.sum, total: all.sum, from });
         }
         // Counters of events that never happened do not exist.

@@ -492,8 +492,9 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
 
 fn duplicates(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
     let pods = pass.fold.as_ref().map(|f| f.duplicates.len()).filter(|n| *n > 0)?;
-    let message =
-        format!("{pods} pods are scraped more than once; one target of each is used: remove the second scrape");
+    let message = format!(
+        "{pods} pods are scraped more than once; one target of each is used: remove the second scrape"
+    );
     Some((true, Reason::DuplicateTargets, message))
 }
 

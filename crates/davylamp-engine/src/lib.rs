@@ -19,5 +19,5 @@ mod steps;
 pub mod templates;
 
 pub use decide::decide;
-pub use decision::{Decision, Desired, Query, MetricQuery, RouteGoal, Wake, Why};
+pub use decision::{Decision, Desired, MetricQuery, Query, RouteGoal, Wake, Why};
 pub use program::{Conduct, Input, MetricPlan, Plan, Problem, Program, pods_for};

@@ -96,6 +96,8 @@ pub struct Plan {
     pub alpha: f64,
     /// The false promotion rate of each metric and step.
     pub beta: f64,
+    /// The total impact on the service that a step may have, of metrics without one of their own.
+    pub impact: f64,
     /// When `hold.max` has passed.
     pub on_inconclusive: OnInconclusive,
     /// When the canary is silent.
@@ -441,6 +443,7 @@ fn plan(written: &Analysis, sampling: Option<Sampling>, problems: &mut Vec<Probl
         source: written.source.clone(),
         alpha,
         beta,
+        impact: impact.share(),
         on_inconclusive: written.on_inconclusive.unwrap_or_default(),
         on_no_data: written.on_no_data.unwrap_or_default(),
         on_no_traffic: written.on_no_traffic.unwrap_or_default(),

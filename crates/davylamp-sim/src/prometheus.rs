@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use davylamp_api::MetricSourceSpec;
-use davylamp_controller::metrics::{Answer, MetricsApi, QueryError, Series};
-use davylamp_engine::observed::Bucket;
+use davylamp_controller::metrics::{Answer, Bucket, MetricsApi, QueryError, Series};
 use davylamp_world::World;
 use futures::future::BoxFuture;
 
@@ -40,7 +39,8 @@ impl Prometheus {
             QueryError::Refused { status: 400, kind: "bad_data" }
         })?;
         let series = series.into_iter().map(|one| {
-            let bucket = |b: davylamp_world::Bucket| Bucket { lower: b.lower, upper: b.upper, count: b.count };
+            let bucket =
+                |b: davylamp_world::Bucket| Bucket { lower: b.lower, upper: b.upper, count: b.count };
             let histograms = one.histograms.into_iter();
             let histograms = histograms.map(|(at, one)| (at, one.buckets.into_iter().map(bucket).collect()));
             Series { labels: one.labels, samples: one.samples, histograms: histograms.collect() }

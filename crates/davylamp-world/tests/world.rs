@@ -419,12 +419,14 @@ async fn subqueries_see_each_scrape_at_whole_steps() {
     let start = Config::default().start.as_millisecond();
     let moments = |one: &Series| -> Vec<i64> { one.samples.iter().map(|(at, _)| at - start).collect() };
 
-    let times = ask(&world, 121, &format!("max by (pod) (timestamp({name}_count) or timestamp({name}))[20s:2500ms]"));
+    let times =
+        ask(&world, 121, &format!("max by (pod) (timestamp({name}_count) or timestamp({name}))[20s:2500ms]"));
     assert_eq!(times.len(), 6);
     assert_eq!(moments(&times[0]), [102_500, 105_000, 107_500, 110_000, 112_500, 115_000, 117_500, 120_000]);
     let raw = ask(&world, 120, &format!("{name}_count{{pod=\"{}\"}}[20s]", times[0].labels["pod"]));
     let scraped: Vec<i64> = raw[0].samples.iter().map(|(at, _)| *at).collect();
-    let mut seen: Vec<i64> = times[0].samples.iter().map(|(_, seconds)| (seconds * 1_000.0).round() as i64).collect();
+    let mut seen: Vec<i64> =
+        times[0].samples.iter().map(|(_, seconds)| (seconds * 1_000.0).round() as i64).collect();
     seen.dedup();
     assert!(scraped.len() >= 4 && scraped.iter().all(|at| seen.contains(at)), "{scraped:?} {seen:?}");
 

@@ -179,11 +179,7 @@ async fn bounds(api: &dyn MetricsApi, wanted: &Wanted, buckets: &str, until: i64
     bounds.into_iter().take(MOST_BOUNDS).map(Duration::from_millis).collect()
 }
 
-async fn ask(
-    api: &dyn MetricsApi,
-    wanted: &Wanted,
-    question: &Question,
-) -> Result<Vec<Series>, QueryError> {
+async fn ask(api: &dyn MetricsApi, wanted: &Wanted, question: &Question) -> Result<Vec<Series>, QueryError> {
     let limits = wanted.source.limits();
     let answer = timeout(limits.timeout(), api.query(&wanted.source, &question.text, question.at))
         .await

@@ -195,6 +195,7 @@ fn remembered(then: i64, at: i64, memory: i64) -> bool {
 ///
 /// When anything falls, some series have begun anew or are gone: which, their sum does not tell, so that this scrape is only
 /// the base of the next increment.
+#[must_use]
 pub fn distribution(values: &[Series], times: &[Series], window: &Window<'_>) -> MetricSamples {
     let mut counted: BTreeMap<(&str, String), BTreeMap<i64, Counted>> = BTreeMap::new();
     for one in values {
@@ -256,7 +257,8 @@ impl Counted {
 /// What was counted in between, bucket by bucket; None when something has fallen or the buckets are others. A bucket of a
 /// native histogram that was not there had counted nothing.
 fn growth(before: &[Bucket], now: &[Bucket]) -> Option<Vec<Bucket>> {
-    let same = |a: &Bucket, b: &Bucket| a.lower.total_cmp(&b.lower).is_eq() && a.upper.total_cmp(&b.upper).is_eq();
+    let same =
+        |a: &Bucket, b: &Bucket| a.lower.total_cmp(&b.lower).is_eq() && a.upper.total_cmp(&b.upper).is_eq();
     let mut before = before.iter().peekable();
     let mut grown = Vec::with_capacity(now.len());
     for bucket in now {
@@ -501,12 +503,7 @@ mod tests {
         );
         assert_eq!(
             grown(&values, &times, &window(0, 9 * STEP)),
-            [
-                (1, 2, vec![]),
-                (2, 3, vec![2.0, 1.0]),
-                (3, 4, vec![]),
-                (4, 5, vec![0.0, 1.0, 0.0]),
-            ]
+            [(1, 2, vec![]), (2, 3, vec![2.0, 1.0]), (3, 4, vec![]), (4, 5, vec![0.0, 1.0, 0.0]),]
         );
     }
 
@@ -520,8 +517,10 @@ mod tests {
             histograms,
             ..Series::default()
         };
-        let (classic, times) =
-            histogram("a", &[&[(0.5, 1.0), (INF, 1.0)], &[(0.5, 2.0), (INF, 4.0)], &[(0.5, 2.0), (INF, 5.0)]]);
+        let (classic, times) = histogram(
+            "a",
+            &[&[(0.5, 1.0), (INF, 1.0)], &[(0.5, 2.0), (INF, 4.0)], &[(0.5, 2.0), (INF, 5.0)]],
+        );
         let histograms = vec![
             (STEP, native(&[(0.25, 10.0)])),
             // A bucket is born.

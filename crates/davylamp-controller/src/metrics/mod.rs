@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use davylamp_api::MetricSourceSpec;
-use davylamp_engine::observed::Bucket;
+pub use davylamp_engine::observed::Bucket;
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;

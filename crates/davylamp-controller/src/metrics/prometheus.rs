@@ -214,8 +214,7 @@ impl<'de> Deserialize<'de> for HistogramSample {
         }
 
         let (seconds, Histogram { buckets }) = Deserialize::deserialize(deserializer)?;
-        let bucket =
-            |(_, Number(lower), Number(upper), Number(count))| Bucket { lower, upper, count };
+        let bucket = |(_, Number(lower), Number(upper), Number(count))| Bucket { lower, upper, count };
         Ok(Self(milliseconds(seconds), buckets.into_iter().map(bucket).collect()))
     }
 }

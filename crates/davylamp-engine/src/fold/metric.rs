@@ -321,11 +321,8 @@ impl MetricFold {
     }
 
     pub(super) fn status(&self, plan: &MetricPlan, alpha: f64, beta: f64) -> MetricStatus {
-        let evidence = if plan.decides() {
-            (self.log_e() + libm::log(plan.weight)) / -libm::log(alpha)
-        } else {
-            0.0
-        };
+        let evidence =
+            if plan.decides() { (self.log_e() + libm::log(plan.weight)) / -libm::log(alpha) } else { 0.0 };
         let safe = self.log_e_safe() / -libm::log(beta);
         let verdict = match (evidence >= 1.0, safe >= 1.0) {
             (true, _) => Verdict::Regressed,

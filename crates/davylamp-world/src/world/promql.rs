@@ -25,6 +25,8 @@ type Labels = BTreeMap<String, String>;
 /// For each moment, the newest sample.
 type Cells = Vec<Option<(i64, Value)>>;
 
+type Join = fn(Value, Value) -> Option<Value>;
+
 #[derive(Clone)]
 enum Value {
     Number(f64),
@@ -32,12 +34,17 @@ enum Value {
 }
 
 /// The answer at a time, in ms. What cannot be answered is the error.
+#[allow(clippy::wildcard_enum_match_arm, reason = "whatever else there is, it is refused")]
 pub(super) fn answer(promql: &str, at: i64, select: Select<'_>) -> Result<Vec<Series>, String> {
     match &*PARSED.get(promql, || parser::parse(promql).map(Arc::new))? {
         Expr::MatrixSelector(selector) => Ok(select(&selector.vs, after(at, selector.range)..=at)),
         Expr::Subquery(subquery) => subquery_at(subquery, at, select),
-        _ => Err("only range selectors and subqueries are answered here".to_owned()),
+        other => Err(unknown(other)),
     }
+}
+
+fn unknown(expr: &Expr) -> String {
+    format!("not answered here: {}", expr.prettify())
 }
 
 /// The first ms of the range.
@@ -74,12 +81,15 @@ fn subquery_at(subquery: &SubqueryExpr, at: i64, select: Select<'_>) -> Result<V
     Ok(series.filter(|one| !one.samples.is_empty() || !one.histograms.is_empty()).collect())
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "whatever else there is, it is refused")]
 fn evaluate(expr: &Expr, moments: &[i64], select: Select<'_>) -> Result<BTreeMap<Labels, Cells>, String> {
     match expr {
         Expr::Paren(paren) => evaluate(&paren.expr, moments, select),
         Expr::VectorSelector(selector) => Ok(newest(selector, moments, select)),
         Expr::Call(call) if call.func.name == "timestamp" => {
-            let [argument] = call.args.args.as_slice() else { return Err("timestamp of one thing".to_owned()) };
+            let [argument] = call.args.args.as_slice() else {
+                return Err("timestamp of one thing".to_owned());
+            };
             let mut times = BTreeMap::new();
             for (mut labels, mut cells) in evaluate(argument, moments, select)? {
                 labels.remove("__name__");
@@ -120,7 +130,7 @@ fn evaluate(expr: &Expr, moments: &[i64], select: Select<'_>) -> Result<BTreeMap
             }
             Ok(groups)
         }
-        _ => Err(format!("not answered here: {}", expr.prettify())),
+        other => Err(unknown(other)),
     }
 }
 
@@ -142,7 +152,7 @@ fn newest(selector: &VectorSelector, moments: &[i64], select: Select<'_>) -> BTr
 }
 
 /// How two values of a group become one.
-fn join(op: TokenType) -> Result<fn(Value, Value) -> Option<Value>, String> {
+fn join(op: TokenType) -> Result<Join, String> {
     match op.id() {
         T_SUM => Ok(|a, b| match (a, b) {
             (Value::Number(a), Value::Number(b)) => Some(Value::Number(a + b)),

@@ -76,6 +76,7 @@ impl MetricsApi for FakeSource {
                     .map(|n| (T0 + i64::from(n) * INTERVAL, f64::from(n * 10)))
                     .filter(|&(at, _)| at <= at_ms)
                     .collect(),
+                ..Series::default()
             };
             let mut answer = Answer { series: vec![one("a", "200")], partial: false };
             match behaviour {
