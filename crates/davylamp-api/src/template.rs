@@ -203,39 +203,3 @@ impl Preset {
         ]
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As the guide writes it.
-    fn row(preset: Preset, metric: &Metric) -> String {
-        let text = match metric {
-            Metric { ratio: Some(Ratio { events: Some(events), total: Some(total), .. }), .. } => {
-                format!("ratio of `{events}` to `{total}`")
-            }
-            Metric { distribution: Some(Distribution { histogram }), .. } => {
-                format!("distribution of `{histogram}`")
-            }
-            other => panic!("{other:?}"),
-        };
-        format!("| `{}` | `{}` | {} |\n", preset.as_str(), metric.name, text.replace('|', "\\|"))
-    }
-
-    #[test]
-    fn the_guide_says_what_presets_stand_for() {
-        let table: String = Preset::ALL
-            .iter()
-            .flat_map(|preset| preset.metrics().map(|metric| row(*preset, &metric)))
-            .collect();
-        let guide = include_str!("../../../docs/src/metrics.md");
-        assert!(guide.contains(&format!("|---|---|---|\n{table}\n")), "the guide should say\n{table}");
-    }
-
-    #[test]
-    fn a_preset_is_written_as_it_is_called() {
-        for preset in Preset::ALL {
-            assert_eq!(serde_json::to_value(preset).unwrap(), preset.as_str());
-        }
-    }
-}

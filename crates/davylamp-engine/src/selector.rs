@@ -191,8 +191,6 @@ fn is_same(one: &VectorSelector, other: &VectorSelector) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -222,47 +220,6 @@ mod tests {
         assert!(histogram("latency_seconds{path=\"/\"}").is_ok());
         for text in ["latency_seconds_bucket", "latency_seconds_count", "{path=\"/\"}", "latency{le=\"1\"}"] {
             assert_eq!(histogram(text), Err(SelectorError::NoHistogram), "{text}");
-        }
-    }
-
-    /// Where a value may stand, in each kind of quotes, and the operator before it.
-    const PLACES: [(&str, &str); 5] = [
-        (r#"requests_total{route="{{args.a}}",code="200"}"#, "="),
-        (r#"requests_total{route='{{args.a}}',code="200"}"#, "="),
-        (r#"requests_total{route!="{{args.a}}",code="200"}"#, "!="),
-        (r#"requests_total{route=~"{{args.a}}",code="200"}"#, "=~"),
-        (r"requests_total{route=`{{args.a}}`,code='200'}", "`"),
-    ];
-
-    proptest! {
-        /// Whatever stands there is what the label is compared with, and nothing else is another selector.
-        #[test]
-        fn a_value_stays_a_value(
-            value in prop_oneof![
-                any::<String>(),
-                r#"[a-z"'`\\{}(),=~!|\n# /.*+-]{0,20}"#,
-                Just(r#"",code=~".*"#.to_owned()),
-                Just(r#""} or up{a=""#.to_owned()),
-                Just("{{args.a}}".to_owned()),
-                Just("\\".to_owned()),
-            ],
-        ) {
-            for (text, place) in PLACES {
-                let filled = fill(text, &BTreeMap::from([("a".to_owned(), value.clone())]));
-                let Ok(filled) = filled else {
-                    // Not each value is a regular expression, and not each character can stand in back quotes.
-                    prop_assert!(["=~", "`"].contains(&place), "{:?}: {:?}", text, filled);
-                    continue;
-                };
-                let selector = plain(&filled).unwrap();
-                prop_assert_eq!(selector.name.as_deref(), Some("requests_total"));
-                let [route, code] = selector.matchers.matchers.as_slice() else {
-                    return Err(TestCaseError::fail(format!("{filled:?}: {selector:?}")));
-                };
-                prop_assert_eq!((route.name.as_str(), &route.value), ("route", &value));
-                prop_assert_eq!((code.name.as_str(), code.value.as_str()), ("code", "200"));
-                prop_assert_eq!(&code.op, &MatchOp::Equal);
-            }
         }
     }
 }

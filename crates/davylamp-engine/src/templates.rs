@@ -288,6 +288,3 @@ fn selectors(metric: &mut Metric) -> impl Iterator<Item = (&'static str, &mut St
         distribution.as_mut().map(|Distribution { histogram }| ("distribution.histogram", histogram));
     ratio.chain(count.into_iter().flatten()).chain(distribution)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,16 @@
-use serde_json::{Value, json};
+//! What presets and templates stand for, what is wrong with them, and that no argument changes the shape of a selector.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-use super::*;
+use std::collections::BTreeMap;
+
+use davylamp_api::rollout::{Analysis, Distribution, Metric, Ratio};
+use davylamp_api::template::Preset;
+use davylamp_api::{AnalysisTemplateSpec, RolloutSpec};
+use davylamp_engine::selector::{self, fill, plain};
+use davylamp_engine::templates::{Expanded, compile, expand};
+use promql_parser::label::MatchOp;
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
 /// Templates by kind and name, like `{"ClusterAnalysisTemplate http": {...}}`.
 fn expanded(written: Value, library: &Value) -> Expanded {
@@ -17,6 +27,18 @@ fn names(expanded: &Expanded) -> Vec<&str> {
 
 fn told(expanded: &Expanded) -> Vec<String> {
     expanded.problems.iter().map(ToString::to_string).collect()
+}
+
+fn spec(analysis: &Value) -> RolloutSpec {
+    let route = json!({"kind": "HTTPRoute", "name": "shop"});
+    let spec = json!({
+        "selector": {"matchLabels": {"app": "shop"}},
+        "template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}},
+        "service": "shop",
+        "strategy": {"canary": {}, "traffic": [{"gatewayAPI": {"routes": [route]}}]},
+        "analysis": analysis,
+    });
+    serde_json::from_value(spec).unwrap()
 }
 
 fn ratio(name: &str, events: &str) -> Value {
@@ -53,11 +75,9 @@ fn a_preset_gives_way_to_metrics_of_the_same_name_only() {
 #[test]
 fn each_preset_can_be_carried_out() {
     for preset in Preset::ALL {
-        for metric in preset.metrics() {
-            let mut problems = Vec::new();
-            metric_plan(&metric.name, &metric, Percent::FULL, &mut problems);
-            assert_eq!(problems, [], "{}", preset.as_str());
-        }
+        let spec = spec(&json!({"source": "default", "presets": [preset]}));
+        let (program, _) = compile("shop", &spec, |_, _| None).unwrap();
+        assert_eq!(program.conduct.analysis.metrics.len(), 2, "{}", preset.as_str());
     }
 }
 
@@ -232,18 +252,11 @@ fn circles_are_named_and_depth_and_number_are_bounded() {
 
 #[test]
 fn problems_of_the_rollout_and_of_its_templates_come_together() {
-    let spec = json!({
-        "selector": {"matchLabels": {"app": "shop"}},
-        "template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}},
-        "service": "shop",
-        "strategy": {"canary": {}, "traffic": [{"gatewayAPI": {"routes": [{"kind": "HTTPRoute", "name": "shop"}]}}]},
-        "analysis": {
-            "presets": ["http"],
-            "templates": [{"scope": "Namespace", "name": "none"}],
-            "metrics": [ratio("errors", "sum(a)")],
-        },
-    });
-    let mut spec: RolloutSpec = serde_json::from_value(spec).unwrap();
+    let mut spec = spec(&json!({
+        "presets": ["http"],
+        "templates": [{"scope": "Namespace", "name": "none"}],
+        "metrics": [ratio("errors", "sum(a)")],
+    }));
     let problems = compile("shop", &spec, |_, _| None).unwrap_err();
     let paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(
@@ -258,4 +271,74 @@ fn problems_of_the_rollout_and_of_its_templates_come_together() {
     assert_eq!((program.conduct.written.presets.len(), program.conduct.written.templates.len()), (0, 0));
     assert_eq!(program.conduct.analysis.metrics.len(), 2);
     assert_eq!(origins.len(), 2);
+}
+
+/// As the guide writes it.
+fn row(preset: Preset, metric: &Metric) -> String {
+    let text = match metric {
+        Metric { ratio: Some(Ratio { events: Some(events), total: Some(total), .. }), .. } => {
+            format!("ratio of `{events}` to `{total}`")
+        }
+        Metric { distribution: Some(Distribution { histogram }), .. } => {
+            format!("distribution of `{histogram}`")
+        }
+        other => panic!("{other:?}"),
+    };
+    format!("| `{}` | `{}` | {} |\n", preset.as_str(), metric.name, text.replace('|', "\\|"))
+}
+
+#[test]
+fn the_guide_says_what_presets_stand_for() {
+    let table: String =
+        Preset::ALL.iter().flat_map(|preset| preset.metrics().map(|metric| row(*preset, &metric))).collect();
+    let guide = include_str!("../../../docs/src/metrics.md");
+    assert!(guide.contains(&format!("|---|---|---|\n{table}\n")), "the guide should say\n{table}");
+}
+
+#[test]
+fn a_preset_is_written_as_it_is_called() {
+    for preset in Preset::ALL {
+        assert_eq!(serde_json::to_value(preset).unwrap(), preset.as_str());
+    }
+}
+
+/// Where a value may stand, in each kind of quotes, and the operator before it.
+const PLACES: [(&str, &str); 5] = [
+    (r#"requests_total{route="{{args.a}}",code="200"}"#, "="),
+    (r#"requests_total{route='{{args.a}}',code="200"}"#, "="),
+    (r#"requests_total{route!="{{args.a}}",code="200"}"#, "!="),
+    (r#"requests_total{route=~"{{args.a}}",code="200"}"#, "=~"),
+    (r"requests_total{route=`{{args.a}}`,code='200'}", "`"),
+];
+
+proptest! {
+    /// Whatever stands there is what the label is compared with, and nothing else is another selector.
+    #[test]
+    fn a_value_stays_a_value(
+        value in prop_oneof![
+            any::<String>(),
+            r#"[a-z"'`\\{}(),=~!|\n# /.*+-]{0,20}"#,
+            Just(r#"",code=~".*"#.to_owned()),
+            Just(r#""} or up{a=""#.to_owned()),
+            Just("{{args.a}}".to_owned()),
+            Just("\\".to_owned()),
+        ],
+    ) {
+        for (text, place) in PLACES {
+            let filled = fill(text, &BTreeMap::from([("a".to_owned(), value.clone())]));
+            let Ok(filled) = filled else {
+                // Not each value is a regular expression, and not each character can stand in back quotes.
+                prop_assert!(["=~", "`"].contains(&place), "{:?}: {:?}", text, filled);
+                continue;
+            };
+            let selector = plain(&filled).unwrap();
+            prop_assert_eq!(selector.name.as_deref(), Some("requests_total"));
+            let [route, code] = selector.matchers.matchers.as_slice() else {
+                return Err(TestCaseError::fail(format!("{filled:?}: {selector:?}")));
+            };
+            prop_assert_eq!((route.name.as_str(), &route.value), ("route", &value));
+            prop_assert_eq!((code.name.as_str(), code.value.as_str()), ("code", "200"));
+            prop_assert_eq!(&code.op, &MatchOp::Equal);
+        }
+    }
 }
