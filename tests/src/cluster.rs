@@ -124,7 +124,7 @@ impl Cluster {
         }
         crate::until(std::time::Duration::from_secs(20), "the definitions are served", || async {
             let group = discovery::group(admin, "davylamp.dev").await?;
-            Ok((group.recommended_resources().len() >= 4).then_some(()))
+            Ok((group.recommended_resources().len() >= davylamp_api::crds().len()).then_some(()))
         })
         .await?;
         self.metric_source(admin, "default", &self.description.prometheus, DELAY).await

@@ -12,6 +12,7 @@ pub mod run;
 pub mod scalar;
 pub mod source;
 pub mod status;
+pub mod template;
 
 pub use action::{RolloutAction, RolloutActionSpec};
 pub use k8s_openapi;
@@ -20,6 +21,7 @@ pub use rollout::{Rollout, RolloutSpec};
 pub use run::{RolloutRun, RolloutRunSpec, RolloutRunStatus};
 pub use source::{MetricSource, MetricSourceSpec};
 pub use status::RolloutStatus;
+pub use template::{AnalysisTemplate, AnalysisTemplateSpec, ClusterAnalysisTemplate};
 
 /// A moment, RFC 3339 with milliseconds in the API.
 pub type Instant = jiff::Timestamp;
@@ -30,5 +32,12 @@ use kube::CustomResourceExt;
 /// The definitions of all our kinds, by name.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![MetricSource::crd(), RolloutAction::crd(), RolloutRun::crd(), Rollout::crd()]
+    vec![
+        AnalysisTemplate::crd(),
+        ClusterAnalysisTemplate::crd(),
+        MetricSource::crd(),
+        RolloutAction::crd(),
+        RolloutRun::crd(),
+        Rollout::crd(),
+    ]
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::scalar::{Duration, Percent, PodTemplate, Selector};
 use crate::status::RolloutStatus;
+use crate::template::{Preset, TemplateRef};
 
 /// A workload and how its next version is released: step by step, judged by measurement.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -210,7 +211,7 @@ pub enum RouteKind {
 /// What is measured, and what is promised.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.metrics) || self.metrics.size() == 0 || has(self.source)")
+#[x_kube(validation = Rule::new("(!has(self.metrics) || self.metrics.size() == 0) && (!has(self.presets) || self.presets.size() == 0) && (!has(self.templates) || self.templates.size() == 0) || has(self.source)")
     .message("spec.analysis.source: name the MetricSource that holds the metrics"))]
 pub struct Analysis {
     /// The `MetricSource` to ask.
@@ -250,7 +251,17 @@ pub struct Analysis {
     /// What is learnt from the stable pods before a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
-    /// What is compared. None: steps advance on pod health alone, and say so.
+    /// Metrics that come with the program.
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "set"))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub presets: Vec<Preset>,
+    /// Templates whose metrics are compared.
+    #[schemars(length(max = 10))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["scope", "name"]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<TemplateRef>,
+    /// What is compared, in place of what presets and templates have under the same name. No metrics at all: steps advance
+    /// on pod health alone, and say so.
     #[schemars(length(max = 10))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -274,11 +285,11 @@ pub struct Calibration {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.ratio), has(self.count), has(self.distribution)].filter(k, k).size() == 1")
-    .message("spec.analysis.metrics[]: write one of ratio, count and distribution"))]
+    .message("metrics[]: write one of ratio, count and distribution"))]
 #[x_kube(validation = Rule::new("!has(self.goal) || has(self.count)")
-    .message("spec.analysis.metrics[].goal: leave it out here: of a ratio and of a distribution less is better; only a count has a goal"))]
+    .message("metrics[].goal: leave it out here: of a ratio and of a distribution less is better; only a count has a goal"))]
 #[x_kube(validation = Rule::new("!has(self.floor) || has(self.ratio)")
-    .message("spec.analysis.metrics[].floor: leave it out here: only a ratio has a floor"))]
+    .message("metrics[].floor: leave it out here: only a ratio has a floor"))]
 pub struct Metric {
     /// Its name in status, events and records.
     #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 40))]
@@ -361,7 +372,7 @@ pub struct Distribution {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.events) == has(self.total) && has(self.histogram) == has(self.slowerThan) && has(self.events) != has(self.histogram)")
-    .message("spec.analysis.metrics[].ratio: write events and total, or histogram and slowerThan"))]
+    .message("metrics[].ratio: write events and total, or histogram and slowerThan"))]
 pub struct Ratio {
     /// What goes wrong, like `http_requests_total{code=~"5.."}`.
     #[schemars(length(min = 1, max = 1024))]

@@ -86,7 +86,8 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Args, Debug)]
 struct Plan {
-    /// Manifests with a Rollout, and with its `MetricSource` if that is at hand, or a scenario; - reads standard input
+    /// Manifests with a Rollout, with its templates, and with its `MetricSource` if that is at hand, or a scenario; -
+    /// reads standard input
     #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
     files: Vec<PathBuf>,
     /// For people, or for programs

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use davylamp_api::labels;
 use davylamp_api::scalar::{Duration, Percent};
+use davylamp_api::{RolloutSpec, labels};
 use davylamp_sim::{Event, Happening, Scenario};
 use davylamp_world::{Setting, Version};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::expansion::compiled;
 
 /// What the command line says about the world.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
@@ -214,7 +216,8 @@ fn typed(document: &Document) -> Result<Scenario> {
 }
 
 /// Kinds that stand beside a Rollout in the simulation.
-const BESIDE: [&str; 4] = ["Service", "HTTPRoute", "GRPCRoute", "MetricSource"];
+const BESIDE: [&str; 6] =
+    ["Service", "HTTPRoute", "GRPCRoute", "MetricSource", "AnalysisTemplate", "ClusterAnalysisTemplate"];
 
 /// The image is released a minute after one that differs from it only in its tag.
 const RELEASE: Duration = Duration::from_secs(60);
@@ -264,6 +267,10 @@ fn manifests(documents: Vec<Document>, texts: &[(String, String)]) -> Result<Inp
     let released = image(&rollout).unwrap_or_default().to_owned();
     if let Some(image) = rollout.pointer_mut(IMAGE) {
         *image = Value::String(before(&released));
+    }
+    if let Ok(spec) = RolloutSpec::deserialize(&rollout["spec"]) {
+        let namespace = rollout.pointer("/metadata/namespace").and_then(Value::as_str);
+        compiled(&name, namespace.unwrap_or("default"), &spec, &objects).context(file.clone())?;
     }
     let scenario = Scenario {
         description: format!("{name} goes from {} to {released}.", before(&released)),

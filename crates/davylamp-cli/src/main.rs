@@ -6,6 +6,7 @@ mod advice;
 mod command;
 mod distribution;
 mod door;
+mod expansion;
 mod figures;
 mod forecast;
 mod input;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::advice::{Advice, Search};
+use crate::expansion::{Expansion, compiled};
 use crate::figures::{about, counted, whole};
 use crate::forecast::{Forecast, Rate, Row, Service, StepForecast, Verdict, size};
 use crate::picture::wrap;
@@ -27,6 +28,8 @@ pub(crate) struct Planned {
     /// Each step can be judged, if only on average.
     judged: bool,
     replicas: i32,
+    /// What presets and templates stand for.
+    expansions: Vec<Expansion>,
     metrics: Vec<Rate>,
     scrape_interval_seconds: f64,
     warmup_seconds: f64,
@@ -50,9 +53,13 @@ impl Planned {
     pub(crate) fn new(rollout: &Value, objects: &[Value], known: &Known) -> Result<Self> {
         let text = |pointer: &str| rollout.pointer(pointer).and_then(Value::as_str);
         let name = text("/metadata/name").unwrap_or_default();
-        let spec: RolloutSpec = serde_path_to_error::deserialize(&rollout["spec"])
+        let mut spec: RolloutSpec = serde_path_to_error::deserialize(&rollout["spec"])
             .map_err(|error| anyhow!("{name}: spec.{}: {}", error.path(), error.inner()))?;
-        let mut program = compiled(name, &spec)?;
+        let namespace = text("/metadata/namespace").unwrap_or("default");
+        let (mut program, expansions) = compiled(name, namespace, &spec, objects)?;
+        if spec.analysis.is_some() {
+            spec.analysis = Some(program.conduct.written.clone());
+        }
         let source = source(objects, program.conduct.analysis.source.as_deref())?;
         let sampling = Sampling {
             scrape_interval: known.scrape_interval.unwrap_or_else(|| source.scrape_interval()),
@@ -60,9 +67,9 @@ impl Planned {
         };
         // As if nothing could be learnt: no more is known before the run.
         program.conduct.analysis.calibrate(Some(sampling), &BTreeMap::new());
-        let namespace = text("/metadata/namespace").unwrap_or("default");
         let service = known.service(&program.conduct.analysis.metrics, &source, namespace, name)?;
-        Self::of(name, &spec, &program, service)
+        let planned = Self::of(name, &spec, &program, service)?;
+        Ok(Self { expansions, ..planned })
     }
 
     fn of(name: &str, spec: &RolloutSpec, program: &Program, service: Service) -> Result<Self> {
@@ -74,6 +81,7 @@ impl Planned {
             rollout: name.to_owned(),
             judged: forecast.is_judged(),
             replicas: size(program),
+            expansions: Vec::new(),
             scrape_interval_seconds: length(plan.interval()),
             warmup_seconds: length(plan.warmup),
             settle_seconds: length(plan.settle),
@@ -112,6 +120,9 @@ impl Planned {
     /// All other lines.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
+        for Expansion { metric, from, is } in &self.expansions {
+            push(&mut text, "  ", &format!("{metric} comes from {from}: {is}"));
+        }
         for Rate { metric, requests_per_second, share, from } in &self.metrics {
             let requests = counted_rate(*requests_per_second);
             push(
@@ -314,14 +325,6 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// What the engine makes of it, or all that keeps it from that.
-pub(crate) fn compiled(name: &str, spec: &RolloutSpec) -> Result<Program> {
-    Program::compile(name, spec).map_err(|problems| {
-        let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
-        anyhow!("{name} cannot be carried out:{}", lines.concat())
-    })
 }
 
 /// The source of that name, when it stands beside the Rollout; else one with the defaults.

@@ -128,6 +128,60 @@ fn what_is_wrong_is_named_with_what_to_write() {
     assert!(told.contains("--window 5s: "), "{told}");
 }
 
+const TEMPLATES: &str = r#"
+---
+apiVersion: davylamp.dev/v1alpha1
+kind: AnalysisTemplate
+metadata: {name: checkout}
+spec:
+  args: [{name: route}]
+  metrics:
+  - name: refused
+    ratio: {events: 'refused_total{route="{{args.route}}"}', total: http_requests_total}
+---
+apiVersion: davylamp.dev/v1alpha1
+kind: AnalysisTemplate
+metadata: {name: checkout, namespace: elsewhere}
+spec: {}
+"#;
+
+#[test]
+fn what_presets_and_templates_stand_for_is_printed() {
+    let metrics = ROLLOUT.find("    metrics:").unwrap();
+    let end = ROLLOUT.find("---").unwrap();
+    let used = "    presets: [http]\n    templates: [{scope: Namespace, name: checkout, args: [{name: route, value: /pay}]}]\n";
+    let rollout = format!("{}{used}{}", &ROLLOUT[..metrics], &ROLLOUT[end..]);
+
+    let output = run("plan -f - --rps 2000", &format!("{rollout}{TEMPLATES}"));
+    let told = text(&output);
+    for line in [
+        "  http-errors comes from preset http: ratio of http_requests_total{code=~\"5..\"} to\n",
+        "  http-latency comes from preset http: distribution of http_request_duration_seconds\n",
+        "  refused comes from AnalysisTemplate checkout: ratio of refused_total{route=\"/pay\"} to\n",
+    ] {
+        assert!(told.contains(line), "{line} in\n{told}");
+    }
+    let plan = json("plan -f - --rps 2000", &format!("{rollout}{TEMPLATES}"));
+    assert_eq!(plan["expansions"][2]["metric"], "refused");
+    assert_eq!(plan["expansions"][2]["from"], "AnalysisTemplate checkout");
+    assert_eq!(plan["expansions"][2]["is"], "ratio of refused_total{route=\"/pay\"} to http_requests_total");
+
+    for words in ["plan -f - --rps 2000", "simulate -f -"] {
+        let output = run(words, &rollout);
+        let told = text(&output);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{told}");
+        for part in [
+            "spec.analysis.templates[0]: there is no AnalysisTemplate checkout in this namespace; create it",
+            "give this one with another -f, as kubectl get analysistemplate checkout -o yaml writes it",
+        ] {
+            assert!(told.contains(part), "{part} in\n{told}");
+        }
+    }
+    let wrong = TEMPLATES.replace("args: [{name: route}]", "args: [{name: 5}]");
+    let told = text(&run("plan -f - --rps 2000", &format!("{rollout}{wrong}")));
+    assert!(told.contains("AnalysisTemplate checkout: spec.args[0].name: invalid type"), "{told}");
+}
+
 /// Answers so many queries in turn; gives their forms.
 fn prometheus(answers: Vec<&'static str>) -> (String, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use davylamp_api::RolloutSpec;
+use davylamp_api::template::Scope;
 use davylamp_engine::observed::{Hash, Template};
 use davylamp_engine::{Conduct, Problem, Program};
 
@@ -22,10 +23,10 @@ impl<T> Default for Known<T> {
 }
 
 impl<T> Known<T> {
-    /// Of this text; by `read`, if it is another one than before.
-    pub fn of(&mut self, text: &Json, read: impl FnOnce() -> T) -> Arc<T> {
+    /// Of this text; by `read`, if it is another one than before, or what was made of it is no longer `current`.
+    pub fn of(&mut self, text: &Json, current: impl FnOnce(&T) -> bool, read: impl FnOnce() -> T) -> Arc<T> {
         match &self.0 {
-            Some((known, made)) if known == text => made.clone(),
+            Some((known, made)) if known == text && current(made) => made.clone(),
             Some(_) | None => {
                 let made = Arc::new(read());
                 self.0 = Some((text.clone(), made.clone()));
@@ -44,6 +45,8 @@ pub struct Written {
     pub program: Option<Program>,
     /// Why not.
     pub problems: Vec<Problem>,
+    /// The templates that were looked for, and the versions that were found.
+    pub templates: Vec<(Scope, String, Option<String>)>,
 }
 
 /// Of one Rollout.

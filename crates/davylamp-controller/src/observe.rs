@@ -7,11 +7,12 @@ use davylamp_api::action::RolloutAction;
 use davylamp_api::rollout::RouteRef;
 use davylamp_api::source::MetricSource;
 use davylamp_api::status::RolloutStatus;
+use davylamp_api::template::{AnalysisTemplate, AnalysisTemplateSpec, ClusterAnalysisTemplate, Scope};
 use davylamp_api::{RolloutRunSpec, RolloutSpec, labels};
 use davylamp_engine::observed::{
     Action, Entrance, Hash, Meta, Observed, Pod, Revision, Role, Route, Service, Source,
 };
-use davylamp_engine::{Conduct, Input, Problem, Program};
+use davylamp_engine::{Conduct, Input, Problem, templates};
 
 use crate::cache::Cache;
 use crate::json::Json;
@@ -35,6 +36,10 @@ pub struct Caches {
     pub actions: Cache<RolloutAction>,
     /// Metric sources.
     pub sources: Cache<MetricSource>,
+    /// Templates of metrics.
+    pub templates: Cache<AnalysisTemplate>,
+    /// Those that all namespaces share.
+    pub cluster_templates: Cache<ClusterAnalysisTemplate>,
     /// `ReplicaSet`s with our label.
     pub replica_sets: Cache<ReplicaSetView>,
     /// Pods with our label.
@@ -69,7 +74,8 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Parses the spec and compiles it, once for each text; a status that cannot be read begins anew.
+    /// Parses the spec and compiles it, once for each text and the templates that it uses; a status that cannot be read
+    /// begins anew.
     #[must_use]
     pub fn new(view: Arc<RolloutView>, caches: &Caches, memories: &Memories) -> Self {
         let key = Key::of(&*view);
@@ -84,10 +90,12 @@ impl Subject {
         };
         let run = status.run.as_ref().and_then(|run| caches.run(&key, run));
         let (written, promised) = memories.update(&key, &uid, |memory| {
-            let promised = run.map(|run| memory.promised.of(&run.spec, || promise(&key.name, &run.spec)));
-            (memory.written.of(&view.spec, || read(&key.name, &view.spec)), promised)
+            let promised =
+                run.map(|run| memory.promised.of(&run.spec, |_| true, || promise(&key.name, &run.spec)));
+            let current = |written: &Written| caches.have(&key.namespace, &written.templates);
+            (memory.written.of(&view.spec, current, || read(&key, &view.spec, caches)), promised)
         });
-        let Written { spec, program, problems } = Arc::unwrap_or_clone(written);
+        let Written { spec, program, problems, templates: _ } = Arc::unwrap_or_clone(written);
         let generation = view.metadata.generation.unwrap_or(0);
         let run = promised.and_then(Arc::unwrap_or_clone);
         let input = Input { generation, program, problems, run };
@@ -118,8 +126,8 @@ impl Subject {
     }
 }
 
-fn read(name: &str, spec: &Json) -> Written {
-    let problems = |problems| Written { spec: None, program: None, problems };
+fn read(key: &Key, spec: &Json, caches: &Caches) -> Written {
+    let problems = |problems| Written { spec: None, program: None, problems, templates: Vec::new() };
     let parsed = match spec.parse::<RolloutSpec>() {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -130,11 +138,17 @@ fn read(name: &str, spec: &Json) -> Written {
             }]);
         }
     };
-    let written = match Program::compile(name, &parsed) {
-        Ok(program) => Written { program: Some(program), ..problems(Vec::new()) },
+    let mut used = Vec::new();
+    let find = |scope, name: &str| {
+        let (version, template) = caches.template(&key.namespace, scope, name).unzip();
+        used.push((scope, name.to_owned(), version));
+        template
+    };
+    let written = match templates::compile(&key.name, &parsed, find) {
+        Ok((program, _)) => Written { program: Some(program), ..problems(Vec::new()) },
         Err(found) => problems(found),
     };
-    Written { spec: Some(parsed), ..written }
+    Written { spec: Some(parsed), templates: used, ..written }
 }
 
 /// What a run of this Rollout promised.
@@ -150,6 +164,8 @@ impl Caches {
         self.runs.ready().await;
         self.actions.ready().await;
         self.sources.ready().await;
+        self.templates.ready().await;
+        self.cluster_templates.ready().await;
         self.replica_sets.ready().await;
         self.pods.ready().await;
         self.services.ready().await;
@@ -161,6 +177,29 @@ impl Caches {
 
     fn run(&self, rollout: &Key, name: &str) -> Option<Arc<RunView>> {
         self.runs.get(&Key { namespace: rollout.namespace.clone(), name: name.to_owned() })
+    }
+
+    /// A template as a Rollout of that namespace sees it, and its version.
+    fn template(&self, namespace: &str, scope: Scope, name: &str) -> Option<(String, AnalysisTemplateSpec)> {
+        let key = |namespace: &str| Key { namespace: namespace.to_owned(), name: name.to_owned() };
+        let (metadata, spec) = match scope {
+            Scope::Namespace => {
+                let template = self.templates.get(&key(namespace))?;
+                (template.metadata.clone(), template.spec.clone())
+            }
+            Scope::Cluster => {
+                let template = self.cluster_templates.get(&key(""))?;
+                (template.metadata.clone(), template.spec.0.clone())
+            }
+        };
+        Some((metadata.resource_version.unwrap_or_default(), spec))
+    }
+
+    /// Whether these are still the newest versions, and what was not there still is not.
+    fn have(&self, namespace: &str, used: &[(Scope, String, Option<String>)]) -> bool {
+        used.iter().all(|(scope, name, version)| {
+            self.template(namespace, *scope, name).map(|(version, _)| version) == *version
+        })
     }
 
     /// `ReplicaSet`s of the Rollout: those that it owns, and those of its name that nobody owns.

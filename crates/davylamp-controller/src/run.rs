@@ -259,6 +259,8 @@ fn watch_all(
         services: watches.add(None, views::trim, q.by_name("service")),
         routes: watches.add(None, views::keep, q.by_name("name")),
         sources: watches.add(None, views::trim, q.by_name("source")),
+        templates: watches.add(None, views::trim, q.with_templates()),
+        cluster_templates: watches.add(None, views::trim, q.with_templates()),
         gateways: watches.add(None, views::trim, q.in_flight()),
         classes: watches.add(None, views::trim, q.in_flight()),
         rollouts,
@@ -294,6 +296,17 @@ impl Wakes {
             let mentions =
                 |r: &RolloutView| r.spec.as_str().contains(&mention) || r.status.as_str().contains(&mention);
             for rollout in rollouts.list(meta.namespace.as_deref(), mentions) {
+                queue.push(Key::of(&*rollout));
+            }
+        }
+    }
+
+    /// Rollouts that use templates, for those may use others: in the namespace of the object, if it has one.
+    fn with_templates<K: Resource>(&self) -> impl FnMut(&K) + Send + 'static {
+        let (queue, rollouts) = (self.queue.clone(), self.rollouts.clone());
+        move |object: &K| {
+            let uses = |r: &RolloutView| r.spec.as_str().contains("\"templates\":[{");
+            for rollout in rollouts.list(object.meta().namespace.as_deref(), uses) {
                 queue.push(Key::of(&*rollout));
             }
         }

@@ -1,9 +1,11 @@
-//! Each `MetricSource` in the guide is what the API server takes, and its secrets can be got but not looked for.
+//! Each object in the guides to metrics is what the API server takes, and the secrets of a `MetricSource` can be got but not
+//! looked for.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 
-use davylamp_api::MetricSource;
+use davylamp_api::rollout::Analysis;
+use davylamp_api::{AnalysisTemplate, ClusterAnalysisTemplate, MetricSource};
 use davylamp_world::ApiServer;
 use kube::Api;
 use kube::api::PostParams;
@@ -29,6 +31,39 @@ async fn the_sources_in_the_guide_are_taken_as_they_stand() {
         }
     }
     assert_eq!(taken, 4);
+}
+
+#[tokio::test]
+async fn the_templates_in_the_guide_are_taken_as_they_stand_and_its_metrics_are_understood() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let server = ApiServer::new(davylamp_world::Config::default());
+    server
+        .install(&std::fs::read_to_string(root.join("deploy/crds/clusteranalysistemplates.yaml")).unwrap())
+        .unwrap();
+    let api: Api<ClusterAnalysisTemplate> = Api::all(server.client());
+    let guide = std::fs::read_to_string(root.join("docs/src/metrics.md")).unwrap();
+    let (mut templates, mut fragments) = (0, 0);
+    for block in guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        for document in serde_yaml::Deserializer::from_str(block) {
+            let written = serde_yaml::Value::deserialize(document).unwrap();
+            if written.get("kind").is_some() {
+                let template: ClusterAnalysisTemplate = serde_yaml::from_value(written.clone()).unwrap();
+                let created = api.create(&PostParams::default(), &template).await.unwrap();
+                assert_eq!(serde_yaml::to_value(&created.spec).unwrap(), written["spec"], "{block}");
+                // The namespaced kind has the same spec.
+                let text = serde_yaml::to_string(&written).unwrap();
+                let other: AnalysisTemplate =
+                    serde_yaml::from_str(&text.replace("kind: Cluster", "kind: ")).unwrap();
+                assert_eq!(other.spec, created.spec.0);
+                templates += 1;
+            } else {
+                let analysis: Analysis = serde_yaml::from_value(written.clone()).unwrap();
+                assert_eq!(serde_yaml::to_value(&analysis).unwrap(), written, "{block}");
+                fragments += 1;
+            }
+        }
+    }
+    assert_eq!((templates, fragments), (2, 4));
 }
 
 #[test]

@@ -37,8 +37,8 @@ impl MetricsApi for Silent {
 fn server() -> ApiServer {
     let server = ApiServer::new(davylamp_world::Config::default());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for file in ["metricsources", "rolloutactions", "rolloutruns", "rollouts"] {
-        let path = root.join(format!("deploy/crds/{file}.yaml"));
+    for file in std::fs::read_dir(root.join("deploy/crds")).unwrap() {
+        let path = file.unwrap().path();
         server.install(&std::fs::read_to_string(path).unwrap()).unwrap();
     }
     server.install(SHOP).unwrap();

@@ -18,6 +18,7 @@ mod rest;
 pub mod selector;
 mod states;
 mod steps;
+pub mod templates;
 
 pub use calibration::History;
 pub use decide::decide;

@@ -85,7 +85,7 @@ pub struct Conduct {
     pub analysis: Plan,
     /// The strategy, expanded, for the record of a run.
     pub strategy: Strategy,
-    /// The analysis, as written, for the record of a run.
+    /// The analysis, with metrics only, for the record of a run.
     pub written: Analysis,
 }
 
@@ -406,7 +406,7 @@ impl Conduct {
     }
 }
 
-fn problem(path: &str, wrong: &str, remedy: &str) -> Problem {
+pub(crate) fn problem(path: &str, wrong: &str, remedy: &str) -> Problem {
     Problem { path: path.to_owned(), wrong: wrong.to_owned(), remedy: remedy.to_owned() }
 }
 
@@ -592,7 +592,12 @@ fn metric_query(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> Met
     }
 }
 
-fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<Problem>) -> MetricPlan {
+pub(crate) fn metric_plan(
+    path: &str,
+    metric: &Metric,
+    impact: Percent,
+    problems: &mut Vec<Problem>,
+) -> MetricPlan {
     let query = metric_query(path, metric, problems);
     let goal = metric.goal.unwrap_or_default();
     if metric.goal.is_some() && metric.count.is_none() {

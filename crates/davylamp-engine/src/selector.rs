@@ -1,6 +1,11 @@
 //! The selectors that a user writes for a counter: plain ones, to which matchers can be added. Takes the text, gives the
-//! parsed selector or what is wrong with it; knows no pods and sends nothing.
+//! parsed selector or what is wrong with it; knows no pods and sends nothing. [`fill`] puts values in the place of
+//! `{{args.NAME}}`.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use promql_parser::label::MatchOp;
 use promql_parser::parser::{self, Expr, VectorSelector};
 
 /// A longer text is refused unread: the parser's work and depth grow with it.
@@ -88,6 +93,100 @@ fn no_extras(selector: VectorSelector) -> Result<VectorSelector, SelectorError> 
     } else {
         Ok(selector)
     }
+}
+
+/// Why values cannot stand in a text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FillError {
+    /// Something begins as if a value should stand there.
+    #[error("{{{{ begins no {{{{args.NAME}}}}")]
+    Form,
+    /// There is no such value.
+    #[error("{{{{args.{0}}}}} is no argument of this template")]
+    Unknown(String),
+    /// It is no plain selector even without values.
+    #[error(transparent)]
+    Selector(SelectorError),
+    /// Something other than a value of a label would be replaced.
+    #[error("{{{{args.NAME}}}} outside of a matcher's value")]
+    Outside,
+    /// It is fine without the values, and not with them.
+    #[error("with the values of its arguments it is no selector: {0}")]
+    Value(SelectorError),
+}
+
+impl FillError {
+    /// What to write instead.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Form | Self::Unknown(_) => "write {{args.NAME}} with the name of an argument",
+            Self::Selector(_) | Self::Outside => {
+                "write a plain selector, and {{args.NAME}} only in double quotes, like requests_total{route=\"{{args.route}}\"}"
+            }
+            Self::Value(_) => "give other values: in =~ and !~ they must be regular expressions",
+        }
+    }
+}
+
+/// The selector with values in the place of each `{{args.NAME}}`. It can only stand in the value of a matcher, and no value
+/// can end it: the result is the same selector with other values.
+pub fn fill(text: &str, values: &BTreeMap<String, String>) -> Result<String, FillError> {
+    if !text.contains("{{") {
+        return Ok(text.to_owned());
+    }
+    let filled = replaced(text, |name| values.get(name).map(|value| escaped(value)))?;
+    let mut wanted = plain(text).map_err(FillError::Selector)?;
+    for matcher in &mut wanted.matchers.matchers {
+        matcher.value = replaced(&matcher.value, |name| values.get(name).cloned())?;
+    }
+    let found = plain(&filled).map_err(FillError::Value)?;
+    if is_same(&wanted, &found) { Ok(filled) } else { Err(FillError::Outside) }
+}
+
+/// The text with something else in the place of each `{{args.NAME}}`.
+pub fn replaced(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, FillError> {
+    let mut replaced = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (name, after) =
+            after.strip_prefix("args.").and_then(|after| after.split_once("}}")).ok_or(FillError::Form)?;
+        replaced.push_str(before);
+        replaced.push_str(&value(name).ok_or_else(|| FillError::Unknown(name.to_owned()))?);
+        rest = after;
+    }
+    replaced.push_str(rest);
+    Ok(replaced)
+}
+
+/// So that it is read as it stands, within single quotes or double ones.
+fn escaped(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for c in value.chars() {
+        match c {
+            '\\' => escaped.push_str(r"\\"),
+            c if matches!(c, '"' | '\'' | '`') || c.is_control() => {
+                // Writing to a string cannot fail.
+                let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+fn is_same(one: &VectorSelector, other: &VectorSelector) -> bool {
+    let kind = |op: &MatchOp| match op {
+        MatchOp::Equal => "=",
+        MatchOp::NotEqual => "!=",
+        MatchOp::Re(_) => "=~",
+        MatchOp::NotRe(_) => "!~",
+    };
+    let parts = |selector: &VectorSelector| {
+        let matchers = selector.matchers.matchers.iter();
+        matchers.map(|m| (m.name.clone(), kind(&m.op), m.value.clone())).collect::<Vec<_>>()
+    };
+    one.name == other.name && parts(one) == parts(other)
 }
 
 #[cfg(test)]

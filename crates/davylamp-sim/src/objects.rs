@@ -13,7 +13,9 @@ use crate::user::User;
 /// The namespace of the controller and its lease.
 pub(crate) const CONTROLLER: &str = "davylamp";
 
-const DEFINITIONS: [&str; 4] = [
+const DEFINITIONS: [&str; 6] = [
+    include_str!("../../../deploy/crds/analysistemplates.yaml"),
+    include_str!("../../../deploy/crds/clusteranalysistemplates.yaml"),
     include_str!("../../../deploy/crds/metricsources.yaml"),
     include_str!("../../../deploy/crds/rolloutactions.yaml"),
     include_str!("../../../deploy/crds/rolloutruns.yaml"),

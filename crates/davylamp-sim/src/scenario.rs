@@ -21,7 +21,8 @@ pub struct Scenario {
     pub description: String,
     /// The Rollout, as it is applied first: its first container's image is the stable version.
     pub rollout: Value,
-    /// What else is applied before it: Service, route, `MetricSource`. What is absent is made to suit the Rollout.
+    /// What else is applied before it: Service, route, `MetricSource`, templates. What is absent is made to suit the
+    /// Rollout, but for templates.
     #[serde(default)]
     pub objects: Vec<Value>,
     /// Users, versions, and the cluster's habits.

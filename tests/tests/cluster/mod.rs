@@ -14,3 +14,4 @@ mod routes;
 mod schema;
 mod shared;
 mod takeover;
+mod templates;

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use davylamp_api::scalar::{Duration, Percent};
-use davylamp_api::{MetricSource, Rollout, RolloutAction, RolloutRun};
+use davylamp_api::{
+    AnalysisTemplate, ClusterAnalysisTemplate, MetricSource, Rollout, RolloutAction, RolloutRun,
+};
 use davylamp_tests::cluster::{documents, dynamic};
 use davylamp_tests::root;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
@@ -106,6 +108,11 @@ async fn what_the_schema_admits_can_be_read() -> Result<()> {
     tried += world.admits::<RolloutAction>("rolloutactions", &action(), &given).await?;
     tried += world.admits::<RolloutRun>("rolloutruns", &run(), &given).await?;
     tried += world.admits::<MetricSource>("metricsources", &source(), &given).await?;
+    let of_count = template("AnalysisTemplate", &json!([]));
+    tried += world.admits::<AnalysisTemplate>("analysistemplates", &of_count, &given).await?;
+    let of_distribution = template("ClusterAnalysisTemplate", &json!([]));
+    tried +=
+        world.admits::<ClusterAnalysisTemplate>("clusteranalysistemplates", &of_distribution, &given).await?;
     ensure!(tried > 500, "only {tried} objects were admitted");
     Ok(())
 }
@@ -134,6 +141,9 @@ impl World {
             {
                 full[*opaque] = run()["spec"][*opaque].clone();
             }
+            if part == "spec" {
+                one_kind_of_metric(file, &mut full);
+            }
             let mut variants = vec![full.clone()];
             vary(schema, &full, &mut |changed| variants.push(changed));
             for variant in variants {
@@ -160,6 +170,24 @@ impl World {
             }
         }
         Ok(taken)
+    }
+}
+
+/// The ratio in a Rollout, the other kinds in templates.
+fn one_kind_of_metric(file: &str, spec: &mut Value) {
+    let (kind, only) = match file {
+        "analysistemplates" => ("count", "goal"),
+        "clusteranalysistemplates" => ("distribution", ""),
+        _ => ("ratio", "floor"),
+    };
+    for path in ["/metrics/0", "/analysis/metrics/0"] {
+        if let Some(metric) = spec.pointer_mut(path).and_then(Value::as_object_mut) {
+            metric.retain(|name, _| match name.as_str() {
+                "ratio" | "count" | "distribution" => name == kind,
+                "goal" | "floor" => name == only,
+                _ => true,
+            });
+        }
     }
 }
 
@@ -297,8 +325,8 @@ fn rules() -> Result<BTreeSet<String>> {
         }
     }
     let mut messages = BTreeSet::new();
-    for plural in ["metricsources", "rolloutactions", "rolloutruns", "rollouts"] {
-        collect(&schema(plural)?, &mut messages);
+    for crd in davylamp_api::crds() {
+        collect(&schema(&crd.spec.names.plural)?, &mut messages);
     }
     Ok(messages)
 }
@@ -357,7 +385,11 @@ fn broken() -> Vec<(Value, &'static str)> {
             "spec.analysis.source: name the MetricSource that holds the metrics",
         ),
     ];
-    let ratio = "spec.analysis.metrics[].ratio: write events and total, or histogram and slowerThan";
+    let source = "spec.analysis.source: name the MetricSource that holds the metrics";
+    let templates = json!([{"scope": "Namespace", "name": "a"}]);
+    broken.push((with("/spec/analysis", json!({"presets": ["http"]})), source));
+    broken.push((with("/spec/analysis", json!({"templates": templates})), source));
+    let ratio = "metrics[].ratio: write events and total, or histogram and slowerThan";
     for neither in [
         json!({}),
         json!({"events": "a"}),
@@ -380,7 +412,27 @@ fn broken() -> Vec<(Value, &'static str)> {
     let promote = "spec.full and spec.step: only the verb promote takes them";
     broken.push((action(json!({"verb": "abort", "run": "shop-2-1", "full": true})), promote));
     broken.extend(broken_sources());
+    broken.extend(broken_templates());
     broken
+}
+
+fn broken_templates() -> Vec<(Value, &'static str)> {
+    let ratio = json!({"events": "a", "total": "b"});
+    let count = json!({"events": "a", "exposure": "b"});
+    let one = "metrics[]: write one of ratio, count and distribution";
+    let goal = "metrics[].goal: leave it out here: of a ratio and of a distribution less is better; only a count has a goal";
+    let floor = "metrics[].floor: leave it out here: only a ratio has a floor";
+    let broken = |metric: Value, rule: &'static str| {
+        ["AnalysisTemplate", "ClusterAnalysisTemplate"].map(|kind| (template(kind, &json!([metric])), rule))
+    };
+    [
+        broken(json!({"name": "a"}), one),
+        broken(json!({"name": "a", "ratio": ratio, "count": count}), one),
+        broken(json!({"name": "a", "ratio": ratio, "goal": "higher"}), goal),
+        broken(json!({"name": "a", "count": count, "floor": "1%"}), floor),
+        broken(json!({"name": "a", "count": count, "role": "critical", "tolerance": "0.1"}), PERCENTAGE),
+    ]
+    .concat()
 }
 
 fn broken_sources() -> Vec<(Value, &'static str)> {
@@ -512,6 +564,13 @@ fn run() -> Value {
             "rollout": "nothing", "revision": 1, "hash": "0", "attempt": 1, "version": 1,
             "strategy": spec["strategy"], "analysis": spec["analysis"],
         },
+    })
+}
+
+fn template(kind: &str, metrics: &Value) -> Value {
+    json!({
+        "apiVersion": "davylamp.dev/v1alpha1", "kind": kind, "metadata": {"name": "schema"},
+        "spec": {"args": [{"name": "a"}], "metrics": metrics},
     })
 }
 
