@@ -242,7 +242,7 @@ mod tests {
         let words = ["kubectl-davylamp", "simulate"].into_iter().chain(words.split_whitespace());
         Cli::try_parse_from(words).map(|cli| match cli.command {
             Command::Simulate(arguments) => arguments,
-            Command::Plan(_) | Command::Demo(_) => panic!("another command"),
+            Command::Plan(_) | Command::Verify(_) | Command::Demo(_) => panic!("another command"),
         })
     }
 
