@@ -150,7 +150,8 @@ impl Verify {
     async fn verify(&self, run: &Run) -> Result<Verified> {
         let spec: RolloutRunSpec = serde_json::from_value(run.spec.clone()).context("spec")?;
         // Null when nothing has been decided.
-        let status: Option<RolloutRunStatus> = serde_json::from_value(run.status.clone()).context("status")?;
+        let status: Option<RolloutRunStatus> =
+            serde_json::from_value(run.status.clone()).context("status")?;
         let status = status.unwrap_or_default();
         let conduct = Conduct::compile(&spec.strategy, &spec.analysis, spec.sampling, &spec.calibration)
             .map_err(|problems| {
@@ -233,7 +234,9 @@ impl Verified {
         }?;
         match checked.iter().filter(|line| !line.same).count() {
             0 => writeln!(out, "All evidence is what it was."),
-            some => writeln!(out, "The evidence of {some} of {} decisions is not what it was.", checked.len()),
+            some => {
+                writeln!(out, "The evidence of {some} of {} decisions is not what it was.", checked.len())
+            }
         }?;
         Ok(())
     }
