@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use davylamp_engine::observed::{Hash, Increment, MetricSamples, Samples};
 use davylamp_engine::Query;
+use davylamp_engine::observed::{Hash, Increment, MetricSamples, Samples};
 
 use super::{Set, Version, at};
 

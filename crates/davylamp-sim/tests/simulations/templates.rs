@@ -1,6 +1,5 @@
 //! Rollouts whose metrics stand in templates: they are judged by them, wait for those that are missing, and keep to what a
 //! run began with.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use davylamp_sim::{Report, Scenario, simulate};
 
