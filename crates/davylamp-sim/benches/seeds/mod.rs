@@ -6,7 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use davylamp_sim::{Report, Scenario, simulate};
 
 /// What `of` says of each report, sorted.
-pub fn each_of<T: Ord + Send>(scenario: &Scenario, seeds: u64, of: impl Fn(Report) -> T + Sync) -> Vec<T> {
+pub(crate) fn each_of<T: Ord + Send>(
+    scenario: &Scenario,
+    seeds: u64,
+    of: impl Fn(Report) -> T + Sync,
+) -> Vec<T> {
     let (next, found) = (AtomicU64::new(1), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
