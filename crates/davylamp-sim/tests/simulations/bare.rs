@@ -72,7 +72,8 @@ fn the_evidence_is_that_of_the_bare_statistics() {
             let (counts, log_e) = bare(&world.unwrap(), after, recorded);
             let MetricRecord { canary: c, baseline: b, .. } = recorded;
             let held = [counts.x_canary, counts.x_baseline, counts.n_canary, counts.n_baseline];
-            assert_eq!([c.events, b.events, c.exposure, b.exposure], held, "seed {seed}");
+            let told = [c.events, b.events, c.exposure, b.exposure];
+            assert_eq!(told.map(f64::to_bits), held.map(f64::to_bits), "seed {seed}: {told:?}, {held:?}");
             assert!((log_e - recorded.log_e).abs() < 1e-6, "seed {seed}: {log_e}, {recorded:?}");
         }
         assert!(decided * 10 >= seeds * 9, "{canary} %: {decided} of {seeds} end by {rule}");
