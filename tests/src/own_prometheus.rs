@@ -33,6 +33,14 @@ impl OwnPrometheus {
         for job in config["scrape_configs"].as_array_mut().context("no jobs")? {
             job["kubernetes_sd_configs"][0]["namespaces"] = json!({"names": [namespace]});
         }
+        Self::start_with(cluster, namespace, &config).await
+    }
+
+    /// Starts one with this configuration, named after the namespace.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub async fn start_with(cluster: &Cluster, namespace: &str, config: &Value) -> Result<Self> {
         let folder = cluster.description.dir.join(format!("prometheus-{namespace}"));
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("config.yaml"), config.to_string())?;

@@ -6,6 +6,7 @@ mod bad_input;
 mod by_hand;
 mod conformance;
 mod evidence;
+mod exporter;
 mod faults;
 mod gentleness;
 mod lifecycle;
