@@ -3,12 +3,16 @@
 //! otherwise.
 #![allow(clippy::disallowed_methods, reason = "how much is tested is said by the environment")]
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use davylamp_api::run::{DecisionRecord, MetricRecord};
-use davylamp_sim::{Scenario, simulate_open};
+use davylamp_sim::{Report, Scenario, simulate_open};
 use davylamp_stats::{Counts, EventProcess, pod_effect_margin, pod_spread};
-use davylamp_world::World;
+use davylamp_world::Config;
+
+/// Of each pod, at each scrape: errors and requests so far.
+type Pods = BTreeMap<String, BTreeMap<i64, [f64; 2]>>;
 
 const SEEDS: u64 = 5;
 const SCRAPE: i64 = 5_000;
@@ -59,9 +63,7 @@ fn the_evidence_is_that_of_the_bare_statistics() {
         let scenario: Scenario = serde_yaml::from_str(&SERVICE.replace("CANARY", canary)).unwrap();
         let mut decided = 0;
         for seed in 1..=seeds {
-            let mut world = None;
-            let mut keep = |opened: &World| world = Some(opened.clone());
-            let report = simulate_open(&scenario, seed, &mut keep, &mut |_| {}).unwrap();
+            let (report, pods) = scraped(&scenario, seed);
             let mut records = report.runs.values().flatten();
             let judging = |record: &&DecisionRecord| record.to == "Judging" && !record.metrics.is_empty();
             let begun = records.clone().find(judging).unwrap();
@@ -69,7 +71,7 @@ fn the_evidence_is_that_of_the_bare_statistics() {
             decided += 1;
             let after = begun.after.unwrap().as_millisecond();
             let [recorded] = decision.metrics.as_slice() else { panic!("{decision:?}") };
-            let (counts, log_e) = bare(&world.unwrap(), after, recorded);
+            let (counts, log_e) = bare(&pods, after, recorded);
             let MetricRecord { canary: c, baseline: b, .. } = recorded;
             let held = [counts.x_canary, counts.x_baseline, counts.n_canary, counts.n_baseline];
             let told = [c.events, b.events, c.exposure, b.exposure];
@@ -80,27 +82,42 @@ fn the_evidence_is_that_of_the_bare_statistics() {
     }
 }
 
-/// All counts until the record's end, and the logarithm of the evidence.
-fn bare(world: &World, after: i64, record: &MetricRecord) -> (Counts, f64) {
-    let until = record.until.unwrap().as_millisecond();
-    let t0 = after - SETTLE;
-    let mut pods: BTreeMap<String, BTreeMap<i64, [f64; 2]>> = BTreeMap::new();
-    let range = (until - t0) / 1_000 + 60;
-    for series in world.query(&format!("http_requests_total[{range}s]"), until).unwrap() {
-        let failed = if series.labels["code"].starts_with('5') { 1.0 } else { 0.0 };
-        let pod = pods.entry(series.labels["pod"].clone()).or_default();
-        for (at, value) in series.samples {
+/// What came of it, and all that was scraped meanwhile.
+fn scraped(scenario: &Scenario, seed: u64) -> (Report, Pods) {
+    let world = OnceCell::new();
+    let mut series: BTreeMap<(String, String), BTreeMap<i64, f64>> = BTreeMap::new();
+    let start = Config::default().start.as_millisecond();
+    let report =
+        simulate_open(scenario, seed, &mut |opened| world.set(opened.clone()).unwrap(), &mut |frame| {
+            let now = start + i64::try_from(frame.at.as_millis()).unwrap();
+            for mut one in world.get().unwrap().query("http_requests_total[5s]", now).unwrap() {
+                let [pod, code] = ["pod", "code"].map(|name| one.labels.remove(name).unwrap());
+                series.entry((pod, code)).or_default().extend(one.samples);
+            }
+        });
+    let mut pods = Pods::new();
+    for ((pod, code), samples) in series {
+        let failed = if code.starts_with('5') { 1.0 } else { 0.0 };
+        let pod = pods.entry(pod).or_default();
+        for (at, value) in samples {
             let sum = pod.entry(at).or_default();
             *sum = [sum[0] + failed * value, sum[1] + value];
         }
     }
+    (report.unwrap(), pods)
+}
+
+/// All counts until the record's end, and the logarithm of the evidence.
+fn bare(pods: &Pods, after: i64, record: &MetricRecord) -> (Counts, f64) {
+    let until = record.until.unwrap().as_millisecond();
+    let t0 = after - SETTLE;
     // The canary is the younger one.
     let first = |pod: &str| pods[pod].keys().next().copied();
     let hash = |pod: &str| pod.rsplit_once('-').unwrap().0.to_owned();
     let canary = hash(pods.keys().max_by_key(|pod| first(pod)).unwrap());
 
     let mut rounds: BTreeMap<i64, (Counts, [u32; 2])> = BTreeMap::new();
-    for (pod, samples) in &pods {
+    for (pod, samples) in pods {
         for ((from, then), (to, now)) in samples.iter().zip(samples.iter().skip(1)) {
             if *from < after || *to > until {
                 continue;
