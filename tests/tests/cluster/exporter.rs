@@ -1,5 +1,6 @@
 //! A real Prometheus, fed by targets that answer each scrape by a script: resets, gaps, births, deaths, buckets that change.
 //! What the controller reads of it are the increments that the script says, in whatever windows it asks.
+#![allow(clippy::disallowed_methods, reason = "Prometheus lives in real time")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,3 +1,10 @@
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "small numbers"
+)]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -51,8 +58,7 @@ fn window(pods: &Pods, since: i64, until: i64, target: &str) -> Samples {
         let inside = all.iter().filter(|one| one.to > since && one.to <= until).cloned().collect();
         (format!("shop-old-{i:02}"), BTreeMap::from([(target.to_owned(), inside)]))
     };
-    let metric =
-        MetricSamples { pods: pods.iter().enumerate().map(of_pod).collect(), ..MetricSamples::default() };
+    let metric = MetricSamples { pods: pods.iter().enumerate().map(of_pod).collect() };
     Samples { since, until, failing: None, metrics: BTreeMap::from([("errors".to_owned(), metric)]) }
 }
 
