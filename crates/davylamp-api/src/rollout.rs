@@ -284,12 +284,14 @@ pub struct Calibration {
 /// One thing that is compared between canary and baseline. Exactly one kind.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.ratio), has(self.count), has(self.distribution)].filter(k, k).size() == 1")
-    .message("metrics[]: write one of ratio, count and distribution"))]
+#[x_kube(validation = Rule::new("[has(self.ratio), has(self.count), has(self.distribution), has(self.gauge)].filter(k, k).size() == 1")
+    .message("metrics[]: write one of ratio, count, distribution and gauge"))]
 #[x_kube(validation = Rule::new("!has(self.goal) || has(self.count)")
-    .message("metrics[].goal: leave it out here: of a ratio and of a distribution less is better; only a count has a goal"))]
-#[x_kube(validation = Rule::new("!has(self.floor) || has(self.ratio)")
-    .message("metrics[].floor: leave it out here: only a ratio has a floor"))]
+    .message("metrics[].goal: leave it out here: only a count has a goal; of all else less is better"))]
+#[x_kube(validation = Rule::new("!has(self.floor) || has(self.ratio) || (has(self.count) && has(self.count.per))")
+    .message("metrics[].floor: leave it out here: only a ratio and a count per podSeconds have a floor"))]
+#[x_kube(validation = Rule::new("!has(self.role) || self.role == 'informational' || !has(self.gauge) || !has(self.gauge.compare) || self.gauge.compare != 'growth'")
+    .message("metrics[].role: write informational, or leave it out: a growth decides nothing, for the baseline's pods are of another age"))]
 pub struct Metric {
     /// Its name in status, events and records.
     #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 40))]
@@ -303,6 +305,9 @@ pub struct Metric {
     /// Values, as latencies. Lower is better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distribution: Option<Distribution>,
+    /// One number of each pod, as its memory. Lower is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gauge: Option<Gauge>,
     /// What is better, for a count. Default lower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<Goal>,
@@ -312,7 +317,7 @@ pub struct Metric {
     /// Worse than the baseline by no more than this is tolerated. Default 10%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<Percent>,
-    /// Rates below this are never a reason to roll back, for a ratio. Default 0.1%.
+    /// Rates below this are never a reason to roll back, for a ratio and a count per podSeconds. Default 0.1%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Percent>,
     /// For this metric, in place of `spec.analysis.maxServiceImpact`.
@@ -344,17 +349,63 @@ pub enum Goal {
     Higher,
 }
 
-/// Two counters of which the first need not be a part of the second. Each is a plain selector without range or function;
-/// matchers for pods and namespace are added.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// A counter, and for how much it counts. Selectors are plain ones without range or function; matchers for pods and namespace
+/// are added. With neither `exposure` nor `per`, a cohort's exposure is its share of the traffic as the weight has it, times
+/// time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.exposure) || !has(self.per)")
+    .message("metrics[].count: write exposure or per, not both; neither of them for the share of the traffic"))]
 pub struct Count {
     /// What is counted, like `orders_total`.
     #[schemars(length(min = 1, max = 1024))]
     pub events: String,
-    /// For how much, like `http_requests_total`.
+    /// Another counter: for how much, like `http_requests_total`.
     #[schemars(length(min = 1, max = 1024))]
-    pub exposure: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposure: Option<String>,
+    /// In place of a counter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per: Option<Per>,
+}
+
+/// Exposure that no counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Per {
+    /// Seconds in which the pods were watched, ready or not: for restarts and what ends a container.
+    PodSeconds,
+}
+
+/// One number of each pod. Pods are compared, not points in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.dividedBy) || !has(self.compare) || self.compare == 'level'")
+    .message("metrics[].gauge.compare: write level, or leave it out: with dividedBy there is no growth"))]
+pub struct Gauge {
+    /// A gauge, like `process_resident_memory_bytes`; with `dividedBy`, a counter, like `process_cpu_seconds_total`. Series of
+    /// one target are summed.
+    #[schemars(length(min = 1, max = 1024))]
+    pub query: String,
+    /// A counter, like `http_requests_total`. What is compared is what `query`, then a counter as well, grows by for each of
+    /// these.
+    #[schemars(length(min = 1, max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divided_by: Option<String>,
+    /// What of it. Default level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compare: Option<Compare>,
+}
+
+/// What of a gauge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Compare {
+    /// What it is on average.
+    #[default]
+    Level,
+    /// What it has grown by since warm-up. It is shown, and decides nothing: the baseline's pods are of another age.
+    Growth,
 }
 
 /// A histogram, all of it.

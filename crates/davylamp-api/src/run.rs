@@ -14,6 +14,7 @@ use crate::Instant;
 use crate::revision::plain;
 use crate::rollout::{Analysis, Strategy};
 use crate::scalar::Duration;
+use crate::status::Verdict;
 
 /// One attempt to release one revision. Owned by its Rollout, written by the controller alone.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,6 +150,10 @@ pub struct DecisionRecord {
     #[schemars(length(max = 10))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricRecord>,
+    /// The gauges, as at their last look.
+    #[schemars(length(max = 4))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gauges: Vec<GaugeRecord>,
     /// Increments whose earlier sample is older than this were left out: the weight was not yet effective and settled.
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -237,6 +242,50 @@ pub struct MetricRecord {
     pub margin: f64,
     /// The metric's share of the budget of `falseRollbackRate`.
     pub weight: f64,
+}
+
+/// One gauge, as at its last look: one number of each pod, compared by a t-test. Of a level, numbers are what pods are at and
+/// ratios; of a growth, what they have grown by and differences.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GaugeRecord {
+    /// Its name.
+    #[schemars(length(max = 40))]
+    pub name: String,
+    /// What that look said.
+    pub verdict: Verdict,
+    /// When it was; absent before the first one of a step.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Instant>,
+    /// The end of the data that was read.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Instant>,
+    /// The number of the look in the run.
+    pub look: i32,
+    /// How many were declared; those after them cannot roll back.
+    pub looks: i32,
+    /// Pods of the canary and of the baseline.
+    pub pods: [i32; 2],
+    /// The mean of the canary's pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<f64>,
+    /// Of the baseline's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<f64>,
+    /// The probability of such a difference if the canary is as bad as tolerated; absent with one pod in each cohort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
+    /// It rolls back at or below this: its share of `falseRollbackRate`; 0 when it decides nothing.
+    pub limit: f64,
+    /// What is tolerated.
+    pub tolerated: f64,
+    /// What the canary is below, at `falsePromotionRate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper: Option<f64>,
+    /// What that must be below for the next step.
+    pub margin: f64,
 }
 
 /// Counts of one cohort.

@@ -12,7 +12,7 @@ use crate::Instant;
 use crate::action::ActionPhase;
 use crate::conditions::Reason;
 use crate::rollout::{RouteRef, Step};
-use crate::run::{Cohort, DecisionRecord, Interval};
+use crate::run::{Cohort, DecisionRecord, GaugeRecord, Interval};
 use crate::scalar::Percent;
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
@@ -357,6 +357,10 @@ pub struct AnalysisStatus {
     #[schemars(length(max = 10))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricStatus>,
+    /// Gauges, as at their last look.
+    #[schemars(length(max = 4))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gauges: Vec<GaugeRecord>,
     /// What is remembered of the samples so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
@@ -442,6 +446,13 @@ pub struct Checkpoint {
     /// By metric.
     #[schemars(extend("maxProperties" = 10))]
     pub metrics: BTreeMap<String, MetricCheckpoint>,
+    /// By gauge.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("default" = null, "maxProperties" = 4))]
+    pub gauges: BTreeMap<String, GaugeCheckpoint>,
+    /// The age of the step from which gauges may be looked at because all else is shown.
+    #[serde(default)]
+    pub hold_min: i64,
     /// Since when young pods are ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("default" = null, "maxProperties" = 200))]
@@ -494,6 +505,25 @@ pub struct MetricCheckpoint {
     /// baseline exposure.
     #[schemars(length(max = 8), inner(length(max = 4)))]
     pub rows: Vec<[f64; 4]>,
+}
+
+/// What is remembered of one gauge.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GaugeCheckpoint {
+    /// Of some of the canary's pods, by the end of their names: sums, base64.
+    #[schemars(extend("maxProperties" = 16))]
+    pub canary: BTreeMap<String, String>,
+    /// Of some of the baseline's.
+    #[schemars(extend("maxProperties" = 16))]
+    pub baseline: BTreeMap<String, String>,
+    /// The looks of this run so far.
+    pub looks: i32,
+    /// In this step there was one because all else was shown.
+    pub asked: bool,
+    /// The last one of this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<GaugeRecord>,
 }
 
 /// What must still be told.

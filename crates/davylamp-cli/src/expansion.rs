@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
-use davylamp_api::rollout::{Analysis, Count, Distribution, Metric, Ratio};
+use davylamp_api::rollout::{Analysis, Compare, Count, Distribution, Gauge, Metric, Per, Ratio};
 use davylamp_api::template::Scope;
 use davylamp_api::{AnalysisTemplateSpec, RolloutSpec};
 use davylamp_engine::{Problem, Program, templates};
@@ -91,7 +91,7 @@ fn expansions(analysis: &Analysis, origins: &BTreeMap<String, String>) -> Vec<Ex
 }
 
 fn kind_and_selectors(metric: &Metric) -> String {
-    let Metric { ratio, count, distribution, .. } = metric;
+    let Metric { ratio, count, distribution, gauge, .. } = metric;
     let ratio = ratio.as_ref().map(|Ratio { events, total, histogram, slower_than }| {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         match slower_than {
@@ -99,8 +99,17 @@ fn kind_and_selectors(metric: &Metric) -> String {
             None => format!("ratio of {} to {}", text(events), text(total)),
         }
     });
-    let count = count.as_ref().map(|Count { events, exposure }| format!("count of {events} for {exposure}"));
+    let count = count.as_ref().map(|Count { events, exposure, per }| match (exposure, per) {
+        (Some(exposure), _) => format!("count of {events} for {exposure}"),
+        (None, Some(Per::PodSeconds)) => format!("count of {events} for each second of a pod"),
+        (None, None) => format!("count of {events} for the share of the traffic"),
+    });
+    let gauge = gauge.as_ref().map(|Gauge { query, divided_by, compare }| {
+        let what = if *compare == Some(Compare::Growth) { "growth" } else { "level" };
+        let divided_by = divided_by.as_ref().map(|by| format!(" for each of {by}")).unwrap_or_default();
+        format!("{what} of {query}{divided_by}")
+    });
     let distribution =
         distribution.as_ref().map(|Distribution { histogram }| format!("distribution of {histogram}"));
-    ratio.or(count).or(distribution).unwrap_or_default()
+    ratio.or(count).or(distribution).or(gauge).unwrap_or_default()
 }

@@ -152,7 +152,7 @@ impl StepForecast {
         for (metric, rate) in deciding {
             metrics.push(timing.row(metric, rate, ceil(max.as_secs_f64()))?);
         }
-        let none = if plan.metrics.is_empty() { Verdict::NotAnalysed } else { Verdict::Judged };
+        let none = if plan.is_empty() { Verdict::NotAnalysed } else { Verdict::Judged };
         let verdict = metrics.iter().map(|row| row.verdict).max().unwrap_or(none);
         let slowest = metrics.iter().map(|row| row.promote_seconds.unwrap_or(u64::MAX)).max();
         let (min, max) = (ceil(min.as_secs_f64()), ceil(max.as_secs_f64()));

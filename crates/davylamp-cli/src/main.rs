@@ -9,6 +9,7 @@ mod door;
 mod expansion;
 mod figures;
 mod forecast;
+mod gauges;
 mod input;
 mod pace;
 mod picture;

@@ -17,6 +17,7 @@ use crate::advice::{Advice, Search};
 use crate::expansion::{Expansion, compiled};
 use crate::figures::{about, counted, whole};
 use crate::forecast::{Forecast, Rate, Row, Service, StepForecast, Verdict, size};
+use crate::gauges::GaugeForecast;
 use crate::picture::wrap;
 use crate::rates::Known;
 
@@ -38,6 +39,8 @@ pub(crate) struct Planned {
     block_seconds: f64,
     /// The standard deviation of ln of the rate between pods of one version.
     pod_effect: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gauges: Vec<GaugeForecast>,
     #[serde(flatten)]
     forecast: Forecast,
     /// What to change so that each step can be judged; each alone is enough.
@@ -67,7 +70,8 @@ impl Planned {
         };
         // As if nothing could be learnt: no more is known before the run.
         program.conduct.analysis.calibrate(Some(sampling), &BTreeMap::new());
-        let service = known.service(&program.conduct.analysis.metrics, &source, namespace, name)?;
+        let service =
+            known.service(&program.conduct.analysis.metrics, &source, namespace, name, size(&program))?;
         let planned = Self::of(name, &spec, &program, service)?;
         Ok(Self { expansions, ..planned })
     }
@@ -91,6 +95,7 @@ impl Planned {
             advice: search.advice(&forecast)?,
             sharper: search.sharper(&forecast)?,
             metrics: service.rates,
+            gauges: GaugeForecast::all(plan, &forecast.steps, size(program)),
             forecast,
             on_inconclusive: plan.on_inconclusive,
         })
@@ -235,7 +240,8 @@ impl Planned {
                 ));
             }
         }
-        if self.metrics.is_empty() {
+        lines.extend(self.gauges.iter().map(GaugeForecast::text));
+        if self.metrics.is_empty() && self.gauges.is_empty() {
             lines.push(
                 "Without metrics nothing is compared: each step passes as soon as its pods have been healthy for hold.min. Write \
                  spec.analysis.metrics."
@@ -344,7 +350,7 @@ fn source(objects: &[Value], name: Option<&str>) -> Result<MetricSourceSpec> {
 }
 
 /// As many digits behind the point as say something.
-fn digits(x: f64) -> String {
+pub(crate) fn digits(x: f64) -> String {
     let text = if x < 0.1 { format!("{x:.4}") } else { format!("{x:.2}") };
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

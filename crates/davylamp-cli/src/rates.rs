@@ -9,7 +9,7 @@ use davylamp_api::scalar::{Duration, Percent};
 use davylamp_controller::clock::Clock;
 use davylamp_controller::metrics::scope::{Questions, of_workload};
 use davylamp_controller::metrics::{MetricsApi, PrometheusApi};
-use davylamp_engine::{MetricPlan, MetricQuery};
+use davylamp_engine::{Exposure, MetricPlan, MetricQuery};
 use serde_json::json;
 
 use crate::figures::{count, whole};
@@ -85,6 +85,7 @@ impl Known {
         source: &MetricSourceSpec,
         namespace: &str,
         name: &str,
+        pods: i32,
     ) -> Result<Service> {
         for Share { metric, .. } in &self.errors {
             if let Some(unknown) = metric
@@ -101,16 +102,23 @@ impl Known {
             }
             None => None,
         };
-        let rates =
-            metrics.iter().map(|metric| self.rate(metric, prometheus.as_ref())).collect::<Result<_>>()?;
+        let rates = metrics
+            .iter()
+            .map(|metric| self.rate(metric, prometheus.as_ref(), pods))
+            .collect::<Result<_>>()?;
         Ok(Service { rates, pod_start: self.pod_start })
     }
 
-    fn rate(&self, metric: &MetricPlan, prometheus: Option<&Prometheus<'_>>) -> Result<Rate> {
+    fn rate(&self, metric: &MetricPlan, prometheus: Option<&Prometheus<'_>>, pods: i32) -> Result<Rate> {
         // The last one counts, and one for this metric before those for all.
         let share = |of: Option<&str>| self.errors.iter().rev().find(|share| share.metric.as_deref() == of);
         let share = share(Some(&metric.name)).or_else(|| share(None)).map(|share| share.share.share());
-        let (rps, share, from) = match (self.rps, share, prometheus) {
+        let rps = match metric.exposure {
+            Exposure::PodSeconds => Some(f64::from(pods)),
+            Exposure::Traffic if prometheus.is_some() => None,
+            Exposure::Counted | Exposure::Traffic => self.rps,
+        };
+        let (rps, share, from) = match (rps, share, prometheus) {
             (Some(rps), Some(share), _) => (rps, share, "as given".to_owned()),
             (None, _, None) => {
                 bail!("how many requests a second? Say --rps 200, or --prometheus http://localhost:9090")
@@ -118,14 +126,15 @@ impl Known {
             (Some(rps), None, None) => {
                 let share = match metric.query {
                     MetricQuery::Distribution { .. } => TAIL,
-                    MetricQuery::Counters { .. } | MetricQuery::Slower { .. } => {
-                        metric.floor.unwrap_or(ASSUMED)
-                    }
+                    MetricQuery::Counters { .. }
+                    | MetricQuery::Slower { .. }
+                    | MetricQuery::Counter { .. }
+                    | MetricQuery::Gauge { .. } => metric.floor.unwrap_or(ASSUMED),
                 };
                 (rps, share, "assumed; --errors says it, --prometheus reads it".to_owned())
             }
             (rps, share, Some(prometheus)) => {
-                let Counted { events, total, from } = prometheus.read(metric)?;
+                let Counted { events, total, from } = prometheus.read(metric, pods)?;
                 let read = total / prometheus.window.as_secs_f64();
                 let from = match (rps, share) {
                     (Some(_), _) => format!("requests as given, the share {from}"),
@@ -184,7 +193,7 @@ impl<'a> Prometheus<'a> {
         })
     }
 
-    fn read(&self, metric: &MetricPlan) -> Result<Counted> {
+    fn read(&self, metric: &MetricPlan, pods: i32) -> Result<Counted> {
         let Self { labels, namespace, name, window, .. } = self;
         let url = &self.asked.url;
         // Of a distribution only the number of values is read, which any bound has.
@@ -193,10 +202,25 @@ impl<'a> Prometheus<'a> {
                 let (histogram, than) = (histogram.clone(), Duration::from_secs(1));
                 (MetricQuery::Slower { histogram, than }, true)
             }
-            query @ (MetricQuery::Counters { .. } | MetricQuery::Slower { .. }) => (query.clone(), false),
+            query @ (MetricQuery::Counters { .. }
+            | MetricQuery::Slower { .. }
+            | MetricQuery::Counter { .. }
+            | MetricQuery::Gauge { .. }) => (query.clone(), false),
         };
-        let Questions::Ratio { events, total, buckets } = of_workload(&query, labels, namespace, name)?
-        else {
+        let questions = of_workload(&query, labels, namespace, name)?;
+        if let Questions::Counter(counter) = questions {
+            let counter = counter.over(window.millis());
+            let all =
+                self.increase(&counter).with_context(|| format!("--prometheus {url}: {}", metric.name))?;
+            let total = match metric.exposure {
+                Exposure::PodSeconds => f64::from(pods) * window.as_secs_f64(),
+                // Any exposure does, for only the number of events counts.
+                Exposure::Traffic | Exposure::Counted => (all.sum / ASSUMED).max(1.0),
+            };
+            let from = format!("{} events read from {url} within {window}", count(whole(all.sum)));
+            return Ok(Counted { events: all.sum, total, from });
+        }
+        let Questions::Ratio { events, total, buckets } = questions else {
             bail!("{}: no counters to read", metric.name)
         };
         let (events, total) = (events.over(window.millis()), total.over(window.millis()));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use davylamp_api::run::{DecisionRecord, MetricRecord, broken};
+use davylamp_api::run::{DecisionRecord, GaugeRecord, MetricRecord, broken};
 use davylamp_api::{MetricSourceSpec, RolloutRunSpec, RolloutRunStatus, labels};
 use davylamp_controller::metrics::{PrometheusApi, Wanted, fetch_once};
 use davylamp_engine::Conduct;
@@ -64,6 +64,8 @@ struct Line {
     /// The evidence of now does not suffice for the rule.
     unfounded: bool,
     differs: Vec<Difference>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gauges: Vec<GaugeDifference>,
 }
 
 /// The evidence of a metric, where it is another one now.
@@ -72,6 +74,14 @@ struct Line {
 struct Difference {
     recorded: MetricRecord,
     now: MetricRecord,
+}
+
+/// The same of a gauge.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GaugeDifference {
+    recorded: GaugeRecord,
+    now: GaugeRecord,
 }
 
 struct Run {
@@ -195,10 +205,11 @@ impl Verify {
 
 fn line(checked: Checked, records: &[DecisionRecord]) -> Line {
     let same = checked.is_same();
-    let Checked { number, differs, unfounded } = checked;
+    let Checked { number, differs, gauges, unfounded } = checked;
     let record = records.iter().find(|record| record.number == number).cloned().unwrap_or_default();
     let differs = differs.into_iter().map(|(recorded, now)| Difference { recorded, now }).collect();
-    Line { number, from: record.from, to: record.to, rule: record.rule, same, unfounded, differs }
+    let gauges = gauges.into_iter().map(|(recorded, now)| GaugeDifference { recorded, now }).collect();
+    Line { number, from: record.from, to: record.to, rule: record.rule, same, unfounded, differs, gauges }
 }
 
 impl Verified {
@@ -211,7 +222,7 @@ impl Verified {
     pub(crate) fn print(&self, out: &mut impl Write) -> Result<()> {
         let Self { run, decisions, broken_at, checked } = self;
         writeln!(out, "{run}: {decisions} decisions, {} of them with evidence", checked.len())?;
-        for Line { number, from, to, rule, same, unfounded, differs } in checked {
+        for Line { number, from, to, rule, same, unfounded, differs, gauges } in checked {
             let verdict = match (same, unfounded) {
                 (true, _) => "the same",
                 (false, true) => "DIFFERS, and does not suffice",
@@ -224,6 +235,10 @@ impl Verified {
                 if now.canary.exposure + now.baseline.exposure == 0.0 {
                     writeln!(out, "       the source has no samples of that time any more")?;
                 }
+            }
+            for GaugeDifference { recorded, now } in gauges {
+                writeln!(out, "       {}: recorded {}", recorded.name, look(recorded))?;
+                writeln!(out, "       {}  now      {}", " ".repeat(recorded.name.len()), look(now))?;
             }
         }
         match broken_at {
@@ -240,6 +255,14 @@ impl Verified {
         }?;
         Ok(())
     }
+}
+
+/// "look 3: 271000000 in 3 pods against 130000000 in 9 pods; p 0.00002".
+fn look(record: &GaugeRecord) -> String {
+    let GaugeRecord { look, canary, baseline, pods: [ours, theirs], p, .. } = record;
+    let number = |n: &Option<f64>| n.map_or_else(|| "nothing".to_owned(), |n| n.to_string());
+    let (canary, baseline) = (number(canary), number(baseline));
+    format!("look {look}: {canary} in {ours} pods against {baseline} in {theirs}; p {}", number(p))
 }
 
 /// "41 of 8,210 against 66 of 30,400, ln e 5.312 against the tolerated, 1.021 for the margin".

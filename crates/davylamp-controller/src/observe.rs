@@ -122,7 +122,7 @@ impl Subject {
     pub fn source(&self) -> Option<&str> {
         let spec = self.input.program.as_ref().map(|p| &p.conduct);
         let conduct = self.input.run.as_ref().filter(|_| self.status.canary.is_some()).or(spec)?;
-        conduct.analysis.source.as_deref().filter(|_| !conduct.analysis.metrics.is_empty())
+        conduct.analysis.source.as_deref().filter(|_| !conduct.analysis.is_empty())
     }
 }
 

@@ -13,7 +13,7 @@ use davylamp_api::status::{ActionOutcome, AnalysisStatus, Plan, RolloutStatus, S
 use crate::decision::{Decision, Why};
 use crate::observed::{Action, Observed};
 use crate::pass::Pass;
-use crate::program::{Conduct, Input};
+use crate::program::{Conduct, Input, step_view};
 use crate::{conflicts, desired, explain, states, steps};
 
 /// More transitions than any history needs in one pass.
@@ -121,6 +121,10 @@ fn take_edited_steps(input: &Input, status: &mut RolloutStatus) -> Option<String
         checkpoint.next = None;
         checkpoint.metrics.values_mut().for_each(|metric| metric.safe = None);
     }
+    if let Some(checkpoint) = status.analysis.as_mut().and_then(|a| a.checkpoint.as_mut()) {
+        checkpoint.hold_min = step_view(new).hold_min;
+        checkpoint.gauges.values_mut().for_each(|gauge| gauge.last = None);
+    }
     if same.is_some() {
         return None;
     }
@@ -140,7 +144,7 @@ fn retire_old(pass: &mut Pass<'_>) {
 /// Since when the source fails is remembered, for a pause must not begin anew with each process.
 fn note_source(pass: &mut Pass<'_>) {
     use crate::observed::Source;
-    let judged = pass.conduct.is_some_and(|c| !c.analysis.metrics.is_empty());
+    let judged = pass.conduct.is_some_and(|c| !c.analysis.is_empty());
     let Some(analysis) = pass.status.analysis.as_mut().filter(|_| judged) else { return };
     match (&pass.observed.source, &pass.observed.samples) {
         (Source::NotNamed | Source::NotFound | Source::NotAllowed, _) => {
@@ -275,7 +279,7 @@ fn write_checkpoint(pass: &mut Pass<'_>, before: &RolloutStatus) {
     let transition = pass.moved || before.state != pass.status.state;
     let now = pass.now;
     let Some(fold) = &pass.fold else {
-        if pass.conduct.is_some_and(|c| c.analysis.metrics.is_empty()) && pass.status.canary.is_some() {
+        if pass.conduct.is_some_and(|c| c.analysis.is_empty()) && pass.status.canary.is_some() {
             pass.status.analysis.get_or_insert_with(AnalysisStatus::default).verdict = Verdict::NotAnalysed;
         }
         return;
@@ -291,6 +295,7 @@ fn write_checkpoint(pass: &mut Pass<'_>, before: &RolloutStatus) {
         verdict: explain::verdict(pass, fold),
         evidence: fold.evidence(),
         metrics: fold.statuses(),
+        gauges: fold.gauges(),
         checkpoint: Some(fold.checkpoint(now)),
         failing_since,
     };
@@ -319,6 +324,7 @@ fn bound(status: &mut RolloutStatus) {
             return;
         }
         status.pending[i].record.metrics.clear();
+        status.pending[i].record.gauges.clear();
         status.pending[i].record.gap = Some(true);
     }
     while size(status) > STATUS_BYTES && status.pending.len() > 1 {

@@ -97,6 +97,16 @@ pub enum MetricQuery {
         /// Of how many.
         total: String,
     },
+    /// A counter, for the seconds between its scrapes.
+    Counter {
+        /// What is counted.
+        counter: String,
+    },
+    /// The values of a gauge, each as so many events of one.
+    Gauge {
+        /// What is read.
+        gauge: String,
+    },
     /// What a histogram counts above a bound.
     Slower {
         /// Without a suffix.

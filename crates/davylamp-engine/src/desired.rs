@@ -264,7 +264,7 @@ fn query(pass: &Pass<'_>) -> Option<Query> {
         source: plan.source.clone()?,
         since: since.min(fold.folded_until()),
         pods: BTreeSet::from([prefix(&pass.stable_hash()), prefix(&pass.canary_hash())]),
-        metrics: plan.metrics.iter().map(|m| (m.name.clone(), m.query.clone())).collect(),
+        metrics: plan.queries(),
         scrape_interval_ms: sampling.scrape_interval.millis(),
         delay_ms: sampling.delay.millis(),
     })

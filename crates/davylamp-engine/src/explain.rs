@@ -3,14 +3,14 @@
 
 use davylamp_api::conditions::{self, ConditionType, Reason, Wanted};
 use davylamp_api::rollout::RouteRef;
-use davylamp_api::run::{Interval, MetricRecord};
+use davylamp_api::run::{GaugeRecord, Interval, MetricRecord};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{Phase, RolloutStatus, Stage, StateName, Verdict};
 
 use crate::fold::Fold;
 use crate::observed::{Action, Role, Source, Template};
 use crate::pass::{Pass, later};
-use crate::program::Conduct;
+use crate::program::{Conduct, GaugePlan};
 use crate::rest::services_ready;
 
 /// At most so many bytes, cut at a character.
@@ -76,6 +76,63 @@ fn sentence(m: &MetricRecord, alpha: f64) -> String {
     )
 }
 
+/// "memory 1.52x baseline: 412M against 271M in 3 and 9 pods; p 0.00002, rolls back at 0.00008; below 1.71x with 95 %;
+/// tolerated 1.10x".
+fn gauge_sentence(g: &GaugeRecord, plan: &GaugePlan) -> String {
+    let name = &g.name;
+    let [canary_pods, baseline_pods] = g.pods;
+    let growth = plan.compare == davylamp_stats::Gauge::Growth;
+    let (Some(canary), Some(baseline)) = (g.canary, g.baseline) else {
+        return format!("{name}: not yet looked at in {canary_pods} and {baseline_pods} pods");
+    };
+    let compared = if growth {
+        format!("{name} grew by {} against {}", quantity(canary), quantity(baseline))
+    } else if baseline > 0.0 {
+        let (canary_is, baseline_is) = (quantity(canary), quantity(baseline));
+        format!("{name} {} baseline: {canary_is} against {baseline_is}", ratio(canary / baseline))
+    } else {
+        format!("{name} {} against {}", quantity(canary), quantity(baseline))
+    };
+    let p = g.p.map(|p| if p < 1e-6 { "; p below 0.000001".to_owned() } else { format!("; p {p:.6}") });
+    let p = p.unwrap_or_default();
+    let limit = match g.p {
+        Some(_) if g.limit > 0.0 && g.look <= g.looks => format!(", rolls back at {:.6}", g.limit),
+        Some(_) if g.limit > 0.0 => format!(", rolls back no more after {} looks", g.looks),
+        Some(_) | None => String::new(),
+    };
+    let upper = g.upper.filter(|_| !growth);
+    let upper =
+        upper.map(|upper| format!("; below {} with {:.0} %", ratio(upper), (1.0 - plan.beta) * 100.0));
+    let meaning = match (growth, g.p) {
+        (true, _) => " (informational: the baseline's pods are of another age)",
+        (false, _) if !plan.decides => " (informational)",
+        (false, None) => " (informational: one pod in each cohort)",
+        (false, Some(_)) if g.verdict == Verdict::Pass && canary_pods < 3 => {
+            " (no evidence of harm: fewer than 3 pods show no more)"
+        }
+        (false, Some(_)) => "",
+    };
+    format!(
+        "{compared} in {canary_pods} and {baseline_pods} pods{p}{limit}{}; tolerated {}{meaning}",
+        upper.unwrap_or_default(),
+        ratio(g.tolerated),
+    )
+}
+
+/// 271,234,567 as "271M".
+fn quantity(n: f64) -> String {
+    let (n, unit) = [(1e9, "G"), (1e6, "M"), (1e3, "k")]
+        .into_iter()
+        .find(|(unit, _)| n.abs() >= *unit)
+        .map_or((n, ""), |(unit, name)| (n / unit, name));
+    match n.abs() {
+        0.0 => "0".to_owned(),
+        size if size < 0.095 => format!("{n:.6}"),
+        size if size < 9.95 => format!("{n:.2}{unit}"),
+        _ => format!("{n:.0}{unit}"),
+    }
+}
+
 /// "below 3.00x", or with names where margins differ: "errors below 3.00x and orders above 0.70x".
 fn margins(records: &[MetricRecord]) -> String {
     let side = |m: &MetricRecord| {
@@ -94,16 +151,24 @@ fn margins(records: &[MetricRecord]) -> String {
 
 fn sentences(pass: &Pass<'_>, only: Option<&[usize]>) -> String {
     let (Some(fold), Some(conduct)) = (&pass.fold, pass.conduct) else { return "no metrics".to_owned() };
-    fold.records()
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| only.is_none_or(|only| only.contains(i)))
-        .map(|(_, m)| sentence(m, conduct.analysis.alpha))
-        .collect::<Vec<_>>()
-        .join("; ")
+    let records = fold.records();
+    let chosen = records.iter().enumerate().filter(|(i, _)| only.is_none_or(|only| only.contains(i)));
+    let metrics = chosen.map(|(_, m)| sentence(m, conduct.analysis.alpha));
+    let gauges = if only.is_none() { gauge_sentences(pass, |_| true) } else { Vec::new() };
+    metrics.chain(gauges).collect::<Vec<_>>().join("; ")
+}
+
+fn gauge_sentences(pass: &Pass<'_>, which: impl Fn(&GaugeRecord) -> bool) -> Vec<String> {
+    let (Some(fold), Some(conduct)) = (&pass.fold, pass.conduct) else { return Vec::new() };
+    let gauges = fold.gauges().into_iter().zip(&conduct.analysis.gauges);
+    gauges.filter(|(g, _)| which(g)).map(|(g, plan)| gauge_sentence(&g, plan)).collect()
 }
 
 pub(crate) fn regression(pass: &Pass<'_>) -> String {
+    if !pass.fold.as_ref().is_some_and(Fold::counts_regressed) {
+        let gauges = gauge_sentences(pass, |g| g.verdict == Verdict::Regressed);
+        return format!("{}: all traffic goes back", gauges.join("; "));
+    }
     let culprits = pass.fold.as_ref().map(Fold::culprits).unwrap_or_default();
     let alpha = pass.conduct.map_or(0.01, |c| c.analysis.alpha);
     format!(
@@ -116,6 +181,9 @@ pub(crate) fn regression(pass: &Pass<'_>) -> String {
 pub(crate) fn passed(pass: &Pass<'_>) -> String {
     let records = pass.fold.as_ref().map(Fold::records).unwrap_or_default();
     let beta = pass.conduct.map_or(0.05, |c| c.analysis.beta);
+    if records.is_empty() {
+        return sentences(pass, None);
+    }
     format!(
         "{}; shown to be {} at a false promotion rate of {}",
         sentences(pass, None),
@@ -212,7 +280,7 @@ pub(crate) fn source_failing(pass: &Pass<'_>) -> String {
 
 /// The source that a conduct names can be asked.
 pub(crate) fn source_usable(pass: &Pass<'_>, conduct: &Conduct) -> Result<(), (Reason, String)> {
-    if conduct.analysis.metrics.is_empty() {
+    if conduct.analysis.is_empty() {
         return Ok(());
     }
     let name = conduct.analysis.source.as_deref().unwrap_or_default();
@@ -476,7 +544,7 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
     let kind = ConditionType::AnalysisReady;
     let spec = pass.input.program.as_ref().map(|p| &p.conduct);
     let conduct = pass.conduct.or(spec)?;
-    if conduct.analysis.metrics.is_empty() {
+    if conduct.analysis.is_empty() {
         let message = "no metrics: steps advance on pod health alone; add spec.analysis.metrics".to_owned();
         return Some(Wanted { kind, status: Some(true), reason: Reason::NotAnalysed, message });
     }

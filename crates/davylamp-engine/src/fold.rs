@@ -7,18 +7,20 @@
 //! became effective. An increment belongs to the round of its later sample and counts only if its earlier sample
 //! lies after the settle time and its pod was warm by then.
 
+mod gauge;
 mod metric;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davylamp_api::Instant;
-use davylamp_api::run::MetricRecord;
+use davylamp_api::run::{GaugeRecord, MetricRecord};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{Checkpoint, MetricStatus, Silence};
 
+use self::gauge::GaugeFold;
 use self::metric::{MetricFold, Seen};
 use crate::observed::{Increment, Observed, Samples};
-use crate::program::Plan;
+use crate::program::{Exposure, MetricPlan, Plan};
 
 /// Data of a cohort that is missing for so many blocks is an observation of its own.
 const SILENT_BLOCKS: i64 = 3;
@@ -30,6 +32,8 @@ const MOST: f64 = 9_007_199_254_740_992.0;
 const LATEST: i64 = 253_402_300_799_999;
 /// Bytes of remembered targets, about.
 const TARGETS: usize = 4_096;
+/// Gauges are looked at each time that a weight has been effective for so much longer, ms.
+const LOOK: i64 = 600_000;
 /// Rounds that one pass folds at most; the rest follows in the next.
 const ROUNDS: usize = 20_000;
 
@@ -43,6 +47,7 @@ pub(crate) struct Fold<'a> {
     share: f64,
     checkpoint: Checkpoint,
     metrics: Vec<MetricFold>,
+    gauges: Vec<GaugeFold>,
     rounds: VecDeque<Round>,
     folded: usize,
     /// Pods with more than one target.
@@ -56,6 +61,8 @@ struct Round {
     end: i64,
     /// By metric.
     seen: Vec<Seen>,
+    /// By gauge.
+    values: Vec<Vec<gauge::Value>>,
     canary_present: bool,
     baseline_present: bool,
     /// Requests after the settle time, of pods that are not yet warm as well.
@@ -72,6 +79,35 @@ pub(crate) enum Missing {
     Everything,
     /// All requests.
     Requests,
+}
+
+/// What may count of one pod.
+struct Increments<'t> {
+    /// The end of its name.
+    pod: &'t str,
+    canary: bool,
+    increments: Vec<&'t Increment>,
+    /// From when on they count; None while that is unknown.
+    warm: Option<i64>,
+}
+
+impl Round {
+    fn hear(&mut self, increment: &Increment, canary: bool, from: i64) {
+        let (present, seen) = if canary {
+            (&mut self.canary_present, &mut self.canary_seen)
+        } else {
+            (&mut self.baseline_present, &mut self.baseline_seen)
+        };
+        *present = true;
+        if increment.from >= from {
+            *seen += increment.total;
+        }
+    }
+}
+
+/// What it counts for is counted: when there is none of it, nothing happens.
+fn counts_requests(plan: &MetricPlan) -> bool {
+    plan.exposure == Exposure::Counted
 }
 
 /// The two cohorts by what their pods' names begin with.
@@ -93,6 +129,8 @@ impl<'a> Fold<'a> {
             .iter()
             .map(|metric| MetricFold::restore(metric, checkpoint.metrics.get(&metric.name), next_weight))
             .collect();
+        let gauges =
+            plan.gauges.iter().map(|gauge| GaugeFold::restore(checkpoint.gauges.get(&gauge.name))).collect();
         Self {
             plan,
             next_weight,
@@ -101,6 +139,7 @@ impl<'a> Fold<'a> {
             share: weight.share(),
             checkpoint,
             metrics,
+            gauges,
             rounds: VecDeque::new(),
             folded: 0,
             duplicates: BTreeSet::new(),
@@ -132,13 +171,18 @@ impl<'a> Fold<'a> {
         }
     }
 
-    /// The evidence for the step's promotion begins anew, with the margin of its next weight.
-    pub(crate) fn begin_step(&mut self, weight: Percent, next: Percent) {
+    /// The evidence for the step's promotion begins anew, with the margin of its next weight. Gauges are looked at once all else
+    /// is shown, but not before `hold_min`.
+    pub(crate) fn begin_step(&mut self, weight: Percent, next: Percent, hold_min: i64) {
+        self.checkpoint.hold_min = hold_min;
         self.share = weight.share();
         self.checkpoint.next = Some(next);
         self.next_weight = next.share().max(1e-4);
         for (metric, plan) in self.metrics.iter_mut().zip(&self.plan.metrics) {
             metric.begin_step(plan, self.next_weight);
+        }
+        for (gauge, plan) in self.gauges.iter_mut().zip(&self.plan.gauges) {
+            gauge.begin_step(plan);
         }
     }
 
@@ -163,37 +207,33 @@ impl<'a> Fold<'a> {
             .map(|i| Round {
                 end: self.end(first + i64::try_from(i).unwrap_or(0)),
                 seen: vec![Seen::default(); self.metrics.len()],
+                values: vec![Vec::new(); self.gauges.len()],
                 ..Round::default()
             })
             .collect();
+        let requests = self.plan.metrics.iter().any(counts_requests);
         for (m, metric) in self.plan.metrics.iter().enumerate() {
-            let name = &metric.name;
-            let Some(metric) = samples.metrics.get(name) else { continue };
-            for (pod, targets) in &metric.pods {
-                let canary = pod.starts_with(&cohorts.canary);
-                if !canary && !pod.starts_with(&cohorts.baseline) {
-                    continue;
-                }
-                let warm = self.warm_at(pod, observed);
-                let Some((increments, after)) = self.choose(name, pod, targets) else { continue };
-                // The last round in which the pod counted.
-                let mut counted = None;
+            let heard = counts_requests(metric) || !requests;
+            // A pod that restarts is not ready: what ends it would be left out.
+            let warms = metric.exposure != Exposure::PodSeconds;
+            for Increments { canary, increments, warm, .. } in
+                self.pods(&metric.name, samples, observed, cohorts, warms)
+            {
+                // The last round in which the pod counted, and was there.
+                let (mut counted, mut present) = (None, None);
                 for increment in increments {
-                    if increment.to <= self.checkpoint.folded_until || increment.from < after {
-                        continue;
-                    }
                     let at = usize::try_from(self.index(increment.to) - first).ok();
                     let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { continue };
-                    if canary {
-                        round.canary_present = true;
-                    } else {
-                        round.baseline_present = true;
+                    if heard {
+                        round.hear(increment, canary, self.checkpoint.from);
                     }
                     if increment.from < self.checkpoint.from {
                         continue;
                     }
-                    let seen = if canary { &mut round.canary_seen } else { &mut round.baseline_seen };
-                    *seen += increment.total;
+                    if present != at {
+                        present = at;
+                        round.seen[m].add_present(canary);
+                    }
                     if warm.is_some_and(|warm| increment.from >= warm) {
                         round.seen[m].add(increment, canary);
                         if increment.total > 0.0 && counted != at {
@@ -204,7 +244,51 @@ impl<'a> Fold<'a> {
                 }
             }
         }
+        for (g, plan) in self.plan.gauges.iter().enumerate() {
+            let heard = self.plan.metrics.is_empty();
+            for (name, divides) in [(plan.name.clone(), false), (plan.divisor(), true)] {
+                for Increments { pod, canary, increments, warm } in
+                    self.pods(&name, samples, observed, cohorts, true)
+                {
+                    for increment in increments {
+                        let at = usize::try_from(self.index(increment.to) - first).ok();
+                        let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { continue };
+                        if heard {
+                            round.hear(increment, canary, self.checkpoint.from);
+                        }
+                        let from = warm.map(|warm| warm.max(self.checkpoint.from));
+                        let some = !divides || increment.events > 0.0;
+                        if some && from.is_some_and(|from| increment.from >= from) {
+                            let divided = plan.divided_by.is_some();
+                            round.values[g].push(gauge::Value::of(pod, canary, increment, divided, divides));
+                        }
+                    }
+                }
+            }
+        }
         self.rounds = rounds.into();
+    }
+
+    /// The increments of each pod that may count.
+    fn pods<'t>(
+        &mut self,
+        name: &str,
+        samples: &'t Samples,
+        observed: &Observed,
+        cohorts: &Cohorts,
+        warms: bool,
+    ) -> Vec<Increments<'t>> {
+        let mut all = Vec::new();
+        for (pod, targets) in samples.metrics.get(name).iter().flat_map(|metric| &metric.pods) {
+            let own = pod.strip_prefix(cohorts.canary.as_str());
+            let Some(end) = own.or_else(|| pod.strip_prefix(cohorts.baseline.as_str())) else { continue };
+            let warm = if warms { self.warm_at(pod, observed) } else { Some(i64::MIN) };
+            let Some((increments, after)) = self.choose(name, pod, targets) else { continue };
+            let until = self.checkpoint.folded_until;
+            let increments = increments.iter().filter(|i| i.to > until && i.from >= after).collect();
+            all.push(Increments { pod: end, canary: own.is_some(), increments, warm });
+        }
+        all
     }
 
     /// Folds the next round; its end is the time of the look. None when there is none left.
@@ -213,6 +297,8 @@ impl<'a> Fold<'a> {
         self.folded += 1;
         self.checkpoint.folded_until = round.end;
         for ((metric, plan), seen) in self.metrics.iter_mut().zip(&self.plan.metrics).zip(&round.seen) {
+            let of_traffic = (plan.exposure == Exposure::Traffic).then(|| seen.of_traffic(self.share));
+            let seen = of_traffic.as_ref().unwrap_or(seen);
             let inside = round.end <= metric.block_until;
             if !inside && !seen.both() {
                 continue;
@@ -228,8 +314,23 @@ impl<'a> Fold<'a> {
                 }
             }
         }
+        self.look_at_gauges(&round);
         self.count_silence(&round);
         Some(round.end)
+    }
+
+    /// At each ten minutes of a weight, and once when all else is shown.
+    fn look_at_gauges(&mut self, round: &Round) {
+        let age = round.end - self.checkpoint.t0;
+        let declared = gauge::passed(age, self.interval, LOOK);
+        let rest = age >= self.checkpoint.hold_min && self.counts_are_safe();
+        for ((gauge, plan), values) in self.gauges.iter_mut().zip(&self.plan.gauges).zip(&round.values) {
+            gauge.take(plan, values, age, self.interval);
+            let ends = rest && !gauge.asked;
+            if (declared || ends) && gauge.look(plan, self.next_weight, round.end) {
+                gauge.asked |= ends;
+            }
+        }
     }
 
     fn count_silence(&mut self, round: &Round) {
@@ -292,13 +393,23 @@ impl<'a> Fold<'a> {
         self.plan.metrics.iter().map(|metric| metric.weight).collect()
     }
 
-    /// The evidence suffices to roll back.
+    /// The evidence suffices to roll back, or a gauge does.
     pub(crate) fn regressed(&self) -> bool {
+        self.counts_regressed() || self.gauges.iter().any(GaugeFold::regressed)
+    }
+
+    /// The evidence of what is counted suffices to roll back.
+    pub(crate) fn counts_regressed(&self) -> bool {
         !self.metrics.is_empty() && self.log_e() >= -libm::log(self.plan.alpha)
     }
 
     /// Each metric that decides is shown not to be worse than the margin of this step.
     pub(crate) fn safe(&self) -> bool {
+        let mut gauges = self.gauges.iter().zip(&self.plan.gauges);
+        self.counts_are_safe() && gauges.all(|(gauge, plan)| !plan.decides || gauge.safe())
+    }
+
+    fn counts_are_safe(&self) -> bool {
         let enough = -libm::log(self.plan.beta);
         let mut metrics = self.metrics.iter().zip(&self.plan.metrics);
         metrics.all(|(metric, plan)| !plan.decides() || metric.log_e_safe() >= enough)
@@ -311,7 +422,8 @@ impl<'a> Fold<'a> {
 
     /// The share of requests that the canary was seen to get in this step.
     pub(crate) fn observed_share(&self) -> Option<Percent> {
-        let (canary, baseline) = self.metrics.first()?.exposure();
+        let mut metrics = self.metrics.iter().zip(&self.plan.metrics);
+        let (canary, baseline) = metrics.find(|(_, plan)| counts_requests(plan))?.0.exposure();
         let all = canary + baseline;
         (all > 0.0).then(|| percent(canary / all))
     }
@@ -331,6 +443,8 @@ impl<'a> Fold<'a> {
             .zip(&self.plan.metrics)
             .map(|(metric, plan)| (plan.name.clone(), metric.checkpoint()))
             .collect();
+        let gauges = self.gauges.iter().zip(&self.plan.gauges);
+        checkpoint.gauges = gauges.map(|(gauge, plan)| (plan.name.clone(), gauge.checkpoint())).collect();
         // Also those that became warm within this step: the record says from when they counted.
         let warm = checkpoint.from.min(checkpoint.folded_until).saturating_sub(self.plan.warmup);
         checkpoint.young.retain(|_, ready| *ready >= warm);
@@ -363,6 +477,14 @@ impl<'a> Fold<'a> {
         let metrics = self.metrics.iter().zip(&self.plan.metrics);
         let until = self.checkpoint.folded_until;
         metrics.map(|(metric, plan)| metric.record(plan, self.plan.alpha, self.next_weight, until)).collect()
+    }
+
+    /// The gauges, for record and status.
+    pub(crate) fn gauges(&self) -> Vec<GaugeRecord> {
+        let gauges = self.gauges.iter().zip(&self.plan.gauges);
+        let until = Instant::from_millisecond(self.checkpoint.folded_until).ok();
+        let until = until.filter(|_| self.checkpoint.folded_until > 0);
+        gauges.map(|(gauge, plan)| gauge.record(plan, until)).collect()
     }
 
     /// Before when increments may not begin, in general and for pods that were warm only later; at most 50 of them.

@@ -23,4 +23,6 @@ pub mod templates;
 pub use calibration::History;
 pub use decide::decide;
 pub use decision::{Decision, Desired, HistoryQuery, MetricQuery, Query, RouteGoal, Wake, Why};
-pub use program::{CohortPods, Conduct, Input, MetricPlan, Plan, Problem, Program, pods_for};
+pub use program::{
+    CohortPods, Conduct, Exposure, GaugePlan, Input, MetricPlan, Plan, Problem, Program, pods_for,
+};

@@ -54,7 +54,7 @@ impl<'a> Pass<'a> {
     }
 
     fn continue_fold(&self) -> Option<Fold<'a>> {
-        let conduct = self.conduct.filter(|c| !c.analysis.metrics.is_empty())?;
+        let conduct = self.conduct.filter(|c| !c.analysis.is_empty())?;
         let canary = self.status.canary.as_ref()?;
         let stable = self.status.stable.as_ref()?;
         let checkpoint = self.status.analysis.as_ref().and_then(|a| a.checkpoint.clone()).unwrap_or_default();
@@ -146,6 +146,7 @@ impl<'a> Pass<'a> {
             rule: reason.as_str().to_owned(),
             message: explain::bounded(message, 1_024),
             metrics: judged.map(Fold::records).unwrap_or_default(),
+            gauges: judged.map(Fold::gauges).unwrap_or_default(),
             after,
             before: judged.filter(|_| to == StateName::Settling).and_then(Fold::closed),
             young,

@@ -2,14 +2,16 @@
 //!
 //! All problems are found, not the first; each names the field, what is wrong, and what to write instead.
 
+mod gauge;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use davylamp_api::RolloutSpec;
 use davylamp_api::revision;
 use davylamp_api::rollout::{
-    Analysis, Approval, Canary, Goal, Hold, Metric, MetricRole, OnInconclusive, OnNoData, OnNoTraffic, Ratio,
-    RouteRef, Step, Strategy, Then,
+    Analysis, Approval, Canary, Count, Goal, Hold, Metric, MetricRole, OnInconclusive, OnNoData, OnNoTraffic,
+    Per, Ratio, RouteRef, Step, Strategy, Then,
 };
 use davylamp_api::run::{Calibrated, Sampling};
 use davylamp_api::scalar::{Duration, Percent};
@@ -18,6 +20,7 @@ use davylamp_stats::{pod_effect_margin, pod_effect_promotion_margin, pod_spread}
 use promql_parser::parser::VectorSelector;
 use serde_json::Value;
 
+pub use self::gauge::GaugePlan;
 use crate::calibration;
 use crate::decision::MetricQuery;
 use crate::observed::Hash;
@@ -94,7 +97,7 @@ pub struct Conduct {
 pub struct Plan {
     /// The `MetricSource`.
     pub source: Option<String>,
-    /// The false rollback rate of the whole rollout.
+    /// The false rollback rate of the whole rollout, without the part of its gauges.
     pub alpha: f64,
     /// The false promotion rate of each metric and step.
     pub beta: f64,
@@ -116,8 +119,10 @@ pub struct Plan {
     pub settle: i64,
     /// How far back the stable pods' metrics are read before a run, ms.
     pub history: i64,
-    /// What is compared.
+    /// What is counted and compared.
     pub metrics: Vec<MetricPlan>,
+    /// What pods are compared in.
+    pub gauges: Vec<GaugePlan>,
     /// How the source takes samples; None in a spec.
     pub sampling: Option<Sampling>,
 }
@@ -129,6 +134,8 @@ pub struct MetricPlan {
     pub name: String,
     /// Its selectors.
     pub query: MetricQuery,
+    /// What its events are counted for.
+    pub exposure: Exposure,
     /// What is better.
     pub goal: Goal,
     /// What follows from it.
@@ -151,6 +158,17 @@ pub struct MetricPlan {
     pub pod_effect: f64,
 }
 
+/// What the events of a metric are counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// What is counted as well.
+    Counted,
+    /// Seconds of pods, ready or not.
+    PodSeconds,
+    /// The share of the traffic, as the weight has it, for so many seconds.
+    Traffic,
+}
+
 /// Pods of the cohorts that count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CohortPods {
@@ -158,6 +176,13 @@ pub struct CohortPods {
     pub canary: u32,
     /// Of the baseline.
     pub baseline: u32,
+}
+
+impl CohortPods {
+    /// One more.
+    pub fn add(&mut self, canary: bool) {
+        *(if canary { &mut self.canary } else { &mut self.baseline }) += 1;
+    }
 }
 
 /// Pods alone exceed a tolerated ratio with this probability.
@@ -221,6 +246,21 @@ impl MetricPlan {
 }
 
 impl Plan {
+    /// Nothing is measured.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.metrics.is_empty() && self.gauges.is_empty()
+    }
+
+    /// All that is asked for.
+    #[must_use]
+    pub fn queries(&self) -> BTreeMap<String, MetricQuery> {
+        let metrics = self.metrics.iter().map(|metric| (metric.name.clone(), metric.query.clone()));
+        let gauges = self.gauges.iter().map(|gauge| (gauge.name.clone(), gauge.query.clone()));
+        let divisors = self.gauges.iter().filter_map(|g| Some((g.divisor(), g.divided_by.clone()?)));
+        metrics.chain(gauges).chain(divisors).collect()
+    }
+
     /// Between two scrapes, ms.
     #[must_use]
     pub fn interval(&self) -> i64 {
@@ -279,6 +319,8 @@ const HISTORY: Duration = Duration::from_secs(12 * 3_600);
 const LONGEST_HISTORY: Duration = Duration::from_secs(24 * 3_600);
 const HOLD_MIN: Duration = Duration::from_secs(180);
 const HOLD_MAX: Duration = Duration::from_secs(3_600);
+/// Their pods are remembered in the status.
+const MOST_GAUGES: usize = 4;
 
 impl Program {
     /// From the spec of the Rollout of that name.
@@ -394,7 +436,7 @@ impl Conduct {
                 "name each route and rule once",
             ));
         }
-        let mut analysis = plan(written, &mut problems);
+        let mut analysis = plan(written, &steps, &mut problems);
         analysis.calibrate(sampling, learnt);
         let mut strategy = strategy.clone();
         strategy.canary.steps = Some(steps.clone());
@@ -460,7 +502,7 @@ fn steps(canary: &Canary, hold: Option<&Hold>, problems: &mut Vec<Problem>) -> V
     steps
 }
 
-fn plan(written: &Analysis, problems: &mut Vec<Problem>) -> Plan {
+fn plan(written: &Analysis, steps: &[Step], problems: &mut Vec<Problem>) -> Plan {
     let mut rate = |path: &str, value: Option<Percent>, default: u16| {
         let value = value.unwrap_or_else(|| Percent::from_basis_points(default));
         if value == Percent::ZERO || value.basis_points() > 5_000 {
@@ -483,7 +525,7 @@ fn plan(written: &Analysis, problems: &mut Vec<Problem>) -> Plan {
         problems.push(problem("spec.analysis.metrics", "more than 10", "choose at most 10"));
     }
     let mut names = BTreeMap::new();
-    let mut metrics = Vec::new();
+    let (mut metrics, mut gauges) = (Vec::new(), Vec::new());
     for (i, metric) in written.metrics.iter().enumerate() {
         if let Some(first) = names.insert(metric.name.clone(), i) {
             problems.push(problem(
@@ -493,7 +535,13 @@ fn plan(written: &Analysis, problems: &mut Vec<Problem>) -> Plan {
             ));
         }
         let path = format!("spec.analysis.metrics[{i}]");
-        metrics.push(MetricPlan { beta, ..metric_plan(&path, metric, impact, problems) });
+        match compared(&path, metric, impact, problems) {
+            Compared::Counts(plan) => metrics.push(MetricPlan { beta, ..plan }),
+            Compared::Pods(plan) => gauges.push(plan),
+        }
+    }
+    if gauges.len() > MOST_GAUGES {
+        problems.push(problem("spec.analysis.metrics", "more than 4 gauges", "choose at most 4 of them"));
     }
     let history = written.calibration.as_ref().and_then(|calibration| calibration.history);
     let history = history.unwrap_or(HISTORY);
@@ -505,6 +553,7 @@ fn plan(written: &Analysis, problems: &mut Vec<Problem>) -> Plan {
         ));
     }
     share_budget(&mut metrics);
+    let alpha = gauge::share_budget(alpha, beta, steps, &metrics, &mut gauges);
     let pause = written.pause.clone().unwrap_or_default();
     Plan {
         source: written.source.clone(),
@@ -520,6 +569,7 @@ fn plan(written: &Analysis, problems: &mut Vec<Problem>) -> Plan {
         settle: written.settle.unwrap_or(Duration::from_secs(30)).millis(),
         history: history.millis(),
         metrics,
+        gauges,
         sampling: None,
     }
 }
@@ -568,10 +618,23 @@ fn metric_query(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> Met
             usable("ratio.histogram", selector::histogram(&histogram));
             MetricQuery::Slower { histogram, than }
         }
-        (None, Some(count), None) => {
-            usable("count.events", selector::plain(&count.events));
-            usable("count.exposure", selector::plain(&count.exposure));
-            MetricQuery::Counters { events: count.events, total: count.exposure }
+        (None, Some(Count { events, exposure, per }), None) => {
+            usable("count.events", selector::plain(&events));
+            match (exposure, per) {
+                (Some(total), None) => {
+                    usable("count.exposure", selector::plain(&total));
+                    MetricQuery::Counters { events, total }
+                }
+                (None, _) => MetricQuery::Counter { counter: events },
+                (Some(_), Some(_)) => {
+                    problems.push(problem(
+                        &format!("{path}.count"),
+                        "exposure and per",
+                        "write one of them, or neither for the share of the traffic",
+                    ));
+                    MetricQuery::Counter { counter: events }
+                }
+            }
         }
         (None, None, Some(distribution)) => {
             usable("distribution.histogram", selector::histogram(&distribution.histogram));
@@ -586,20 +649,42 @@ fn metric_query(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> Met
             MetricQuery::Distribution { histogram: String::new() }
         }
         _ => {
-            problems.push(problem(path, "not one kind", "write one of ratio, count and distribution"));
+            problems.push(problem(path, "not one kind", "write one of ratio, count, distribution and gauge"));
             MetricQuery::Distribution { histogram: String::new() }
         }
     }
 }
 
-pub(crate) fn metric_plan(
+/// One of the two ways to compare.
+#[derive(Debug)]
+pub(crate) enum Compared {
+    /// Events, by what each adds to the evidence.
+    Counts(MetricPlan),
+    /// Pods, at declared looks.
+    Pods(GaugePlan),
+}
+
+pub(crate) fn compared(
     path: &str,
     metric: &Metric,
     impact: Percent,
     problems: &mut Vec<Problem>,
-) -> MetricPlan {
-    let query = metric_query(path, metric, problems);
-    let goal = metric.goal.unwrap_or_default();
+) -> Compared {
+    match &metric.gauge {
+        None => Compared::Counts(metric_plan(path, metric, impact, problems)),
+        Some(gauge) => {
+            if metric.ratio.is_some() || metric.count.is_some() || metric.distribution.is_some() {
+                let remedy = "write one of ratio, count, distribution and gauge";
+                problems.push(problem(path, "not one kind", remedy));
+            }
+            refuse_others(path, metric, problems);
+            Compared::Pods(gauge::gauge_plan(path, metric, gauge, impact, problems))
+        }
+    }
+}
+
+/// What only some kinds have.
+fn refuse_others(path: &str, metric: &Metric, problems: &mut Vec<Problem>) {
     if metric.goal.is_some() && metric.count.is_none() {
         problems.push(problem(
             &format!("{path}.goal"),
@@ -607,6 +692,24 @@ pub(crate) fn metric_plan(
             "leave it out: less is better here",
         ));
     }
+    if metric.floor.is_some() && !has_floor(metric) {
+        let wrong = "neither of a ratio nor of a count per podSeconds of which less is better";
+        problems.push(problem(&format!("{path}.floor"), wrong, "leave it out"));
+    }
+    if let Some(impact) = metric.max_service_impact {
+        some_impact(&format!("{path}.maxServiceImpact"), impact, problems);
+    }
+}
+
+fn has_floor(metric: &Metric) -> bool {
+    let per = metric.count.as_ref().is_some_and(|count| count.per.is_some());
+    metric.ratio.is_some() || (per && metric.goal != Some(Goal::Higher))
+}
+
+fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<Problem>) -> MetricPlan {
+    let query = metric_query(path, metric, problems);
+    let goal = metric.goal.unwrap_or_default();
+    refuse_others(path, metric, problems);
     let tolerance = metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share();
     if goal == Goal::Higher && tolerance >= 1.0 {
         problems.push(problem(
@@ -615,22 +718,24 @@ pub(crate) fn metric_plan(
             "write less: that would tolerate none at all",
         ));
     }
-    if metric.floor.is_some() && metric.ratio.is_none() {
-        problems.push(problem(&format!("{path}.floor"), "not of a ratio", "leave it out"));
-    }
     let floor = metric.floor.unwrap_or(Percent::from_basis_points(10)).share();
     if floor >= 0.5 {
         problems.push(problem(&format!("{path}.floor"), "50% or more", "write less than 50%"));
     }
     let impact = metric.max_service_impact.unwrap_or(impact);
-    some_impact(&format!("{path}.maxServiceImpact"), impact, problems);
+    let exposure = match &metric.count {
+        Some(Count { exposure: None, per: Some(Per::PodSeconds), .. }) => Exposure::PodSeconds,
+        Some(Count { exposure: None, per: None, .. }) => Exposure::Traffic,
+        Some(_) | None => Exposure::Counted,
+    };
     MetricPlan {
         name: metric.name.clone(),
         query,
+        exposure,
         goal,
         role: metric.role.unwrap_or_default(),
         tolerance,
-        floor: (floor > 0.0 && metric.ratio.is_some()).then_some(floor),
+        floor: (floor > 0.0 && has_floor(metric)).then_some(floor),
         impact: impact.share(),
         weight: 0.0,
         beta: 0.0,

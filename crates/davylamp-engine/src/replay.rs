@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use davylamp_api::Instant;
 use davylamp_api::conditions::Reason;
-use davylamp_api::run::{DecisionRecord, MetricRecord, RolloutRunSpec};
+use davylamp_api::run::{DecisionRecord, GaugeRecord, MetricRecord, RolloutRunSpec};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{Checkpoint, StateName};
 
@@ -15,7 +15,7 @@ use crate::decision::Query;
 use crate::fold::{Cohorts, Fold};
 use crate::observed::{Observed, Samples};
 use crate::pass::pod_prefix;
-use crate::program::Conduct;
+use crate::program::{Conduct, step_view};
 
 /// Samples are asked for in windows not longer than this, ms.
 const LONGEST_WINDOW: i64 = 600_000;
@@ -48,6 +48,8 @@ pub struct Checked {
     pub number: i64,
     /// The evidence, where it is another now: as recorded, and as it is.
     pub differs: Vec<(MetricRecord, MetricRecord)>,
+    /// The same of gauges.
+    pub gauges: Vec<(GaugeRecord, GaugeRecord)>,
     /// The evidence as it is now does not suffice for the rule that decided.
     pub unfounded: bool,
 }
@@ -56,7 +58,7 @@ impl Checked {
     /// It is as it was.
     #[must_use]
     pub fn is_same(&self) -> bool {
-        self.differs.is_empty() && !self.unfounded
+        self.differs.is_empty() && self.gauges.is_empty() && !self.unfounded
     }
 }
 
@@ -97,7 +99,7 @@ impl<'a> Replay<'a> {
             if settling {
                 self.open(record, rest);
             }
-            if !record.metrics.is_empty() {
+            if !record.metrics.is_empty() || !record.gauges.is_empty() {
                 return Next::Checked(Box::new(self.check(record)));
             }
         }
@@ -122,7 +124,7 @@ impl<'a> Replay<'a> {
             source: plan.source.clone()?,
             since: self.fold.folded_until(),
             pods: BTreeSet::from([self.cohorts.canary.clone(), self.cohorts.baseline.clone()]),
-            metrics: plan.metrics.iter().map(|m| (m.name.clone(), m.query.clone())).collect(),
+            metrics: plan.queries(),
             scrape_interval_ms: sampling.scrape_interval.millis(),
             delay_ms: sampling.delay.millis(),
         })
@@ -133,9 +135,11 @@ impl<'a> Replay<'a> {
         let Some(after) = record.after.map(Instant::as_millisecond) else { return };
         let step = usize::try_from(record.step).unwrap_or(0);
         let next = self.conduct.steps.get(step).map_or(Percent::FULL, |step| step.weight);
+        let this = step.checked_sub(1).and_then(|step| self.conduct.steps.get(step));
+        let hold_min = this.map_or(0, |step| step_view(step).hold_min);
         let weight = record.weight.parse().unwrap_or(Percent::ZERO);
         let effective = after.saturating_sub(self.conduct.analysis.settle);
-        self.fold.begin_step(weight, next);
+        self.fold.begin_step(weight, next, hold_min);
         if let Ok(effective) = Instant::from_millisecond(effective) {
             self.fold.open(effective);
         }
@@ -149,13 +153,16 @@ impl<'a> Replay<'a> {
     }
 
     fn check(&self, record: &DecisionRecord) -> Checked {
-        let now = self.fold.records();
-        let pairs = record.metrics.iter().zip(&now);
-        let differs = pairs.filter(|(then, now)| then != now).map(|(then, now)| (then.clone(), now.clone()));
+        let (metrics, gauges) = (self.fold.records(), self.fold.gauges());
         let rule = |reason: Reason| record.rule == reason.as_str();
         let unfounded = (rule(Reason::Regression) && !self.fold.regressed())
             || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !self.fold.safe());
-        Checked { number: record.number, differs: differs.collect(), unfounded }
+        Checked {
+            number: record.number,
+            differs: different(&record.metrics, metrics),
+            gauges: different(&record.gauges, gauges),
+            unfounded,
+        }
     }
 
     /// What the run released.
@@ -165,7 +172,13 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// What is another now: as recorded, and as it is.
+fn different<T: Clone + PartialEq>(then: &[T], now: Vec<T>) -> Vec<(T, T)> {
+    then.iter().cloned().zip(now).filter(|(then, now)| then != now).collect()
+}
+
 /// The end of the data of a decision.
 fn last(record: &DecisionRecord) -> Option<Instant> {
-    record.metrics.iter().filter_map(|metric| metric.until).max()
+    let gauges = record.gauges.iter().filter_map(|gauge| gauge.until);
+    record.metrics.iter().filter_map(|metric| metric.until).chain(gauges).max()
 }

@@ -128,8 +128,9 @@ fn effective(pass: &mut Pass<'_>, weight: Percent) {
     traffic.effective = Some(weight);
     traffic.effective_since = Some(now);
     let next = pass.next_weight();
+    let hold_min = pass.step().map_or(0, |step| step.hold_min);
     if let Some(fold) = &mut pass.fold {
-        fold.begin_step(weight, next);
+        fold.begin_step(weight, next, hold_min);
         fold.open(now);
     }
 }
@@ -200,7 +201,7 @@ pub(crate) fn judging(pass: &mut Pass<'_>) -> bool {
     if capacity_low(pass) {
         return true;
     }
-    if pass.conduct.is_some_and(|c| c.analysis.metrics.is_empty()) {
+    if pass.conduct.is_some_and(|c| c.analysis.is_empty()) {
         return without_metrics(pass);
     }
     let failing = pass.status.analysis.as_ref().and_then(|a| a.failing_since);

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use davylamp_api::RolloutSpec;
-use davylamp_api::rollout::{Analysis, Count, Distribution, Metric, Ratio};
+use davylamp_api::rollout::{Analysis, Count, Distribution, Gauge, Metric, Ratio};
 use davylamp_api::scalar::Percent;
 use davylamp_api::template::{AnalysisTemplateSpec, Preset, Scope, TemplateRef};
 
-use crate::program::{Problem, Program, metric_plan, problem};
+use crate::program::{Problem, Program, compared, problem};
 use crate::selector::{self, FillError};
 
 /// A template may use one that uses one that uses one.
@@ -208,7 +208,7 @@ impl<F: FnMut(Scope, &str) -> Option<AnalysisTemplateSpec>> Expansion<'_, F> {
         }
         let mut problems = Vec::new();
         if filled {
-            metric_plan(path, &metric, Percent::FULL, &mut problems);
+            compared(path, &metric, Percent::FULL, &mut problems);
         }
         if filled && problems.is_empty() {
             self.add(&format!("{path}.name"), metric, used.to_string());
@@ -271,6 +271,7 @@ fn selectors(metric: &mut Metric) -> impl Iterator<Item = (&'static str, &mut St
         ratio,
         count,
         distribution,
+        gauge,
         goal: _,
         role: _,
         tolerance: _,
@@ -281,10 +282,14 @@ fn selectors(metric: &mut Metric) -> impl Iterator<Item = (&'static str, &mut St
         [("ratio.events", events), ("ratio.total", total), ("ratio.histogram", histogram)]
     });
     let ratio = ratio.into_iter().flatten().filter_map(|(field, text)| Some((field, text.as_mut()?)));
-    let count = count
-        .as_mut()
-        .map(|Count { events, exposure }| [("count.events", events), ("count.exposure", exposure)]);
+    let count = count.as_mut().map(|Count { events, exposure, per: _ }| {
+        [("count.events", Some(events)), ("count.exposure", exposure.as_mut())]
+    });
     let distribution =
         distribution.as_mut().map(|Distribution { histogram }| ("distribution.histogram", histogram));
-    ratio.chain(count.into_iter().flatten()).chain(distribution)
+    let gauge = gauge.as_mut().map(|Gauge { query, divided_by, compare: _ }| {
+        [("gauge.query", Some(query)), ("gauge.dividedBy", divided_by.as_mut())]
+    });
+    let others = count.into_iter().chain(gauge).flatten().filter_map(|(field, text)| Some((field, text?)));
+    ratio.chain(others).chain(distribution)
 }

@@ -94,13 +94,16 @@ pub struct Version {
     pub sign_ups: Percent,
     /// Memory of a pod at its start and what it grows by each minute, in MiB.
     pub memory: Memory,
+    /// Processor time of a request.
+    pub cpu: Duration,
     /// What changes when a pod has served for a while; absent: nothing.
     pub later: Option<Later>,
     /// What is different in a pod's first moments; absent: nothing.
     pub warmup: Option<Warmup>,
     /// Some pods are worse than others; absent: none.
     pub bad_pods: Option<BadPods>,
-    /// The standard deviation of the logarithm of a pod's share of failures, by which pods differ for as long as they live.
+    /// The standard deviation of the logarithm of a pod's share of failures, memory and processor time, by which pods differ for as
+    /// long as they live.
     pub pod_effect: f64,
     /// Its pods are never ready.
     pub never_ready: bool,
@@ -118,6 +121,7 @@ impl Default for Version {
             latency_spread: 0.5,
             sign_ups: Percent::default(),
             memory: Memory::default(),
+            cpu: Duration::from_millis(5),
             later: None,
             warmup: None,
             bad_pods: None,

@@ -183,7 +183,7 @@ fn one_kind_of_metric(file: &str, spec: &mut Value) {
     for path in ["/metrics/0", "/analysis/metrics/0"] {
         if let Some(metric) = spec.pointer_mut(path).and_then(Value::as_object_mut) {
             metric.retain(|name, _| match name.as_str() {
-                "ratio" | "count" | "distribution" => name == kind,
+                "ratio" | "count" | "distribution" | "gauge" => name == kind,
                 "goal" | "floor" => name == only,
                 _ => true,
             });
@@ -419,9 +419,13 @@ fn broken() -> Vec<(Value, &'static str)> {
 fn broken_templates() -> Vec<(Value, &'static str)> {
     let ratio = json!({"events": "a", "total": "b"});
     let count = json!({"events": "a", "exposure": "b"});
-    let one = "metrics[]: write one of ratio, count and distribution";
-    let goal = "metrics[].goal: leave it out here: of a ratio and of a distribution less is better; only a count has a goal";
-    let floor = "metrics[].floor: leave it out here: only a ratio has a floor";
+    let one = "metrics[]: write one of ratio, count, distribution and gauge";
+    let goal = "metrics[].goal: leave it out here: only a count has a goal; of all else less is better";
+    let floor = "metrics[].floor: leave it out here: only a ratio and a count per podSeconds have a floor";
+    let exposure =
+        "metrics[].count: write exposure or per, not both; neither of them for the share of the traffic";
+    let compare = "metrics[].gauge.compare: write level, or leave it out: with dividedBy there is no growth";
+    let role = "metrics[].role: write informational, or leave it out: a growth decides nothing, for the baseline's pods are of another age";
     let broken = |metric: Value, rule: &'static str| {
         ["AnalysisTemplate", "ClusterAnalysisTemplate"].map(|kind| (template(kind, &json!([metric])), rule))
     };
@@ -431,6 +435,13 @@ fn broken_templates() -> Vec<(Value, &'static str)> {
         broken(json!({"name": "a", "ratio": ratio, "goal": "higher"}), goal),
         broken(json!({"name": "a", "count": count, "floor": "1%"}), floor),
         broken(json!({"name": "a", "count": count, "role": "critical", "tolerance": "0.1"}), PERCENTAGE),
+        broken(
+            json!({"name": "a", "count": {"events": "a", "exposure": "b", "per": "podSeconds"}}),
+            exposure,
+        ),
+        broken(json!({"name": "a", "count": count, "gauge": {"query": "a"}}), one),
+        broken(json!({"name": "a", "gauge": {"query": "a", "dividedBy": "b", "compare": "growth"}}), compare),
+        broken(json!({"name": "a", "gauge": {"query": "a", "compare": "growth"}, "role": "gating"}), role),
     ]
     .concat()
 }

@@ -12,7 +12,7 @@ use davylamp_engine::observed::Samples;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
-use super::increments::{NoRatio, TARGET_LABELS, Window, distribution, increments};
+use super::increments::{NoRatio, TARGET_LABELS, Window, distribution, increments, of_counter, of_gauge};
 use super::sampler::Wanted;
 use super::scope::{Questions, Scope, bind, in_milliseconds};
 use super::{MetricsApi, QueryError, Series};
@@ -117,12 +117,15 @@ pub(super) async fn fetch(
     let step = (query.scrape_interval_ms / 2).max(1);
     let of_metric = |questions: &Questions| match questions {
         Questions::Ratio { events, total, .. } => {
-            [events.over(range), total.over(range)].map(|text| Question { text, at: until, width: None })
+            [events, total].map(|one| Question { text: one.over(range), at: until, width: None }).to_vec()
+        }
+        Questions::Counter(one) | Questions::Gauge(one) => {
+            vec![Question { text: one.over(range), at: until, width: None }]
         }
         Questions::Distribution(folded) => {
             let (range, at) = (range.saturating_add(step), until.saturating_add(step));
             let values = Question { text: folded.values(range, step), at, width: Some(MOST_BUCKETS) };
-            [values, Question { text: folded.times(range, step), at, width: None }]
+            vec![values, Question { text: folded.times(range, step), at, width: None }]
         }
     };
     // Owned: a stream of borrowed items is not `Send` for every lifetime.
@@ -151,10 +154,12 @@ pub(super) async fn fetch(
         })
         .await?;
 
-    for (metric, texts, [first, second]) in pairs {
-        let of = |question: &Question| answers.get(question).map_or(&[][..], Vec::as_slice);
-        let (first, second) = (of(&first), of(&second));
+    for (metric, texts, asked) in pairs {
+        let of = |n: usize| asked.get(n).and_then(|one| answers.get(one)).map_or(&[][..], Vec::as_slice);
+        let (first, second) = (of(0), of(1));
         let increments = match texts {
+            Questions::Counter(_) => of_counter(first, &window),
+            Questions::Gauge(_) => of_gauge(first, &window),
             Questions::Distribution(_) => distribution(first, second, &window),
             Questions::Ratio { buckets, .. } => {
                 let window = Window { rest: buckets.is_some(), ..window };

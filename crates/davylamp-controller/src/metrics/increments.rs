@@ -95,6 +95,45 @@ pub fn increments(
     Ok(samples)
 }
 
+/// The increments of a counter in the window, each for the seconds since the scrape before.
+#[must_use]
+#[allow(clippy::cast_precision_loss, reason = "a time in ms")]
+pub fn of_counter(counter: &[Series], window: &Window<'_>) -> MetricSamples {
+    each_target(counter, window, |series| {
+        let mut increments = of_target(series, series, window);
+        increments.iter_mut().for_each(|one| one.total = (one.to - one.from) as f64 / 1_000.0);
+        increments
+    })
+}
+
+/// The values of a gauge in the window, summed over the series of a target, each as so many events of one.
+#[must_use]
+pub fn of_gauge(gauge: &[Series], window: &Window<'_>) -> MetricSamples {
+    each_target(gauge, window, |series| {
+        let mut values: BTreeMap<i64, f64> = BTreeMap::new();
+        for &(at, value) in series.iter().flatten() {
+            *values.entry(at).or_default() += value;
+        }
+        let mut increments = of_target(series, series, window);
+        for one in &mut increments {
+            (one.events, one.total) = (values.get(&one.to).copied().unwrap_or(0.0).min(f64::MAX), 1.0);
+        }
+        increments
+    })
+}
+
+fn each_target(
+    series: &[Series],
+    window: &Window<'_>,
+    increments: impl Fn(&[Points]) -> Vec<Increment>,
+) -> MetricSamples {
+    let pods = targets(series, window).into_iter().map(|(pod, targets)| {
+        let targets = targets.into_iter().map(|(target, series)| (target, increments(&series)));
+        (pod.to_owned(), targets.collect())
+    });
+    MetricSamples { pods: pods.collect() }
+}
+
 fn matched(
     pod: &str,
     events: &BTreeMap<String, Vec<Points>>,
@@ -322,6 +361,29 @@ mod tests {
         let total = series(&[("pod", "a")], &[(1, 5.0), (2, 10.0), (3, 30.0), (4, 60.0), (5, 99.0)]);
         let events = series(&[("pod", "a")], &[(1, 0.0), (2, 0.0), (3, 1.0), (4, 3.0), (5, 3.0)]);
         assert_eq!(only(&[events], &[total], 2, 4), [(2, 3, 1.0, 20.0), (3, 4, 2.0, 30.0)]);
+    }
+
+    /// The increments of the only target of pod `a`, as (to, events, total) with times in scrapes.
+    fn alone(samples: &MetricSamples) -> Vec<(i64, f64, f64)> {
+        samples.pods["a"].values().flatten().map(|i| (i.to / STEP, i.events, i.total)).collect()
+    }
+
+    #[test]
+    fn a_counter_alone_counts_for_the_seconds_between_its_scrapes() {
+        let restarts = series(&[("pod", "a")], &[(1, 4.0), (2, 4.0), (4, 5.0), (5, 1.0)]);
+        let samples = of_counter(&[restarts], &window(STEP, 5 * STEP));
+        assert_eq!(alone(&samples), [(2, 0.0, 15.0), (4, 1.0, 30.0), (5, 1.0, 15.0)]);
+    }
+
+    #[test]
+    fn values_of_a_gauge_are_summed_at_each_scrape_of_a_target() {
+        let pool = |id: &str, samples: &[(i64, f64)]| series(&[("pod", "a"), ("id", id)], samples);
+        let pools = [
+            pool("old", &[(1, 50.0), (2, 60.0), (3, 40.0)]),
+            pool("new", &[(1, 5.0), (2, f64::NAN), (3, 2.0)]),
+        ];
+        let samples = of_gauge(&pools, &window(STEP, 3 * STEP));
+        assert_eq!(alone(&samples), [(2, 60.0, 1.0), (3, 42.0, 1.0)]);
     }
 
     #[test]

@@ -75,6 +75,10 @@ pub enum Questions {
         /// All buckets, if there is a histogram.
         buckets: Option<Bound>,
     },
+    /// A counter for the time between its samples, in raw samples.
+    Counter(Bound),
+    /// The values of a gauge, in raw samples.
+    Gauge(Bound),
     /// All buckets of a histogram.
     Distribution(Folded),
 }
@@ -141,6 +145,8 @@ fn questions(metric: &MetricQuery, scope: &Scope<'_>, pods: &str) -> Result<Ques
             total: bound(plain(total)?, "", "", scope, pods)?,
             buckets: None,
         },
+        MetricQuery::Counter { counter } => Questions::Counter(bound(plain(counter)?, "", "", scope, pods)?),
+        MetricQuery::Gauge { gauge } => Questions::Gauge(bound(plain(gauge)?, "", "", scope, pods)?),
         MetricQuery::Slower { histogram: text, than } => {
             let selector = histogram(text)?;
             let below = bound_of(selector.name.as_deref().unwrap_or_default(), *than);
@@ -362,7 +368,9 @@ mod tests {
             Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
         match bind(&MetricQuery::Distribution { histogram: text.to_owned() }, &scope)? {
             Questions::Distribution(folded) => Ok(folded),
-            ratio @ Questions::Ratio { .. } => panic!("{ratio:?}"),
+            other @ (Questions::Ratio { .. } | Questions::Counter(_) | Questions::Gauge(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 

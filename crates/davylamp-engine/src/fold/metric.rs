@@ -29,6 +29,8 @@ pub(super) struct Seen {
     baseline: Vec<Bucket>,
     /// With exposure.
     pods: CohortPods,
+    /// Warm or not.
+    present: CohortPods,
 }
 
 impl Seen {
@@ -45,8 +47,21 @@ impl Seen {
     }
 
     pub(super) fn add_pod(&mut self, canary: bool) {
-        let CohortPods { canary: own, baseline } = &mut self.pods;
-        *(if canary { own } else { baseline }) += 1;
+        self.pods.add(canary);
+    }
+
+    pub(super) fn add_present(&mut self, canary: bool) {
+        self.present.add(canary);
+    }
+
+    /// With the cohorts' shares of the traffic in place of the seconds of their pods: each of those that are there gets as much
+    /// as the others of its cohort.
+    pub(super) fn of_traffic(&self, share: f64) -> Self {
+        let part = |seconds: f64, share: f64, pods: u32| seconds * share / f64::from(pods.max(1));
+        let mut seen = self.clone();
+        seen.counts.n_canary = part(self.counts.n_canary, share, self.present.canary);
+        seen.counts.n_baseline = part(self.counts.n_baseline, 1.0 - share, self.present.baseline);
+        seen
     }
 
     /// Both cohorts have exposure.

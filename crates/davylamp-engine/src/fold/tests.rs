@@ -1,3 +1,4 @@
+mod gauges;
 mod kinds;
 
 use davylamp_api::rollout::{Analysis, Strategy as Release};
@@ -97,7 +98,7 @@ fn world(canary: &[(f64, f64)], baseline: &[(f64, f64)]) -> BTreeMap<String, Tar
 
 fn opened(plan: &Plan) -> Checkpoint {
     let mut fold = Fold::new(plan, &Checkpoint::default(), Percent::from_basis_points(5_000), Percent::FULL);
-    fold.begin_step(Percent::from_basis_points(5_000), Percent::FULL);
+    fold.begin_step(Percent::from_basis_points(5_000), Percent::FULL, 180 * SECOND);
     fold.open(time(T0));
     fold.checkpoint(time(T0))
 }

@@ -167,7 +167,7 @@ impl Pod {
     /// When its memory has reached the limit.
     pub(super) fn full(&self) -> Option<i64> {
         let Memory { start, growth, limit } = self.version.memory;
-        let room = limit? - start;
+        let room = limit? / self.effect - start;
         let minutes = if room > 0.0 { room / growth } else { 0.0 };
         #[allow(clippy::cast_possible_truncation, reason = "a length of time, or the longest of all")]
         (minutes >= 0.0).then(|| self.started.saturating_add((minutes * 60_000.0) as i64))
@@ -277,7 +277,8 @@ impl Pod {
         #[allow(clippy::cast_possible_truncation, reason = "far below 2^53")]
         let visible = at + (late.as_secs_f64() * 1_000.0 * lateness) as i64;
         let minutes = as_f64((at - self.started).unsigned_abs()) / 60_000.0;
-        let memory = (self.version.memory.start + self.version.memory.growth * minutes) * 1_048_576.0;
+        let Memory { start, growth, .. } = self.version.memory;
+        let memory = (start + growth * minutes) * self.effect * 1_048_576.0;
         if self.samples.len() == REMEMBERED {
             self.samples.pop_front();
         }
@@ -349,6 +350,10 @@ pub(super) fn series(pod: &Pod, name: &str, since: i64, shown: impl Fn(&Sample) 
             each.collect()
         }
         "signups_total" => vec![one(&[], &|s| count(s.counters.sign_ups))],
+        "process_cpu_seconds_total" => {
+            let each = pod.version.cpu.as_secs_f64() * pod.effect;
+            vec![one(&[], &|s| Some(each * as_f64(s.counters.good + s.counters.failed)))]
+        }
         "process_resident_memory_bytes" => vec![one(&[], &|s| Some(s.memory))],
         "http_request_duration_seconds_count" => {
             vec![one(&[], &|s| count(s.counters.buckets.iter().sum()))]
