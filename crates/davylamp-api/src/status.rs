@@ -522,6 +522,7 @@ pub struct GaugeCheckpoint {
     /// In this step there was one because all else was shown.
     pub asked: bool,
     /// The last one of this step.
+    #[schemars(schema_with = "crate::run::opaque")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<GaugeRecord>,
 }

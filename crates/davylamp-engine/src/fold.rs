@@ -82,7 +82,7 @@ pub(crate) enum Missing {
 }
 
 /// What may count of one pod.
-struct Increments<'t> {
+struct OfPod<'t> {
     /// The end of its name.
     pod: &'t str,
     canary: bool,
@@ -216,7 +216,7 @@ impl<'a> Fold<'a> {
             let heard = counts_requests(metric) || !requests;
             // A pod that restarts is not ready: what ends it would be left out.
             let warms = metric.exposure != Exposure::PodSeconds;
-            for Increments { canary, increments, warm, .. } in
+            for OfPod { canary, increments, warm, .. } in
                 self.pods(&metric.name, samples, observed, cohorts, warms)
             {
                 // The last round in which the pod counted, and was there.
@@ -247,7 +247,7 @@ impl<'a> Fold<'a> {
         for (g, plan) in self.plan.gauges.iter().enumerate() {
             let heard = self.plan.metrics.is_empty();
             for (name, divides) in [(plan.name.clone(), false), (plan.divisor(), true)] {
-                for Increments { pod, canary, increments, warm } in
+                for OfPod { pod, canary, increments, warm } in
                     self.pods(&name, samples, observed, cohorts, true)
                 {
                     for increment in increments {
@@ -277,7 +277,7 @@ impl<'a> Fold<'a> {
         observed: &Observed,
         cohorts: &Cohorts,
         warms: bool,
-    ) -> Vec<Increments<'t>> {
+    ) -> Vec<OfPod<'t>> {
         let mut all = Vec::new();
         for (pod, targets) in samples.metrics.get(name).iter().flat_map(|metric| &metric.pods) {
             let own = pod.strip_prefix(cohorts.canary.as_str());
@@ -286,7 +286,7 @@ impl<'a> Fold<'a> {
             let Some((increments, after)) = self.choose(name, pod, targets) else { continue };
             let until = self.checkpoint.folded_until;
             let increments = increments.iter().filter(|i| i.to > until && i.from >= after).collect();
-            all.push(Increments { pod: end, canary: own.is_some(), increments, warm });
+            all.push(OfPod { pod: end, canary: own.is_some(), increments, warm });
         }
         all
     }

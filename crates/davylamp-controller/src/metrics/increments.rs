@@ -101,7 +101,9 @@ pub fn increments(
 pub fn of_counter(counter: &[Series], window: &Window<'_>) -> MetricSamples {
     each_target(counter, window, |series| {
         let mut increments = of_target(series, series, window);
-        increments.iter_mut().for_each(|one| one.total = (one.to - one.from) as f64 / 1_000.0);
+        for one in &mut increments {
+            one.total = (one.to - one.from) as f64 / 1_000.0;
+        }
         increments
     })
 }

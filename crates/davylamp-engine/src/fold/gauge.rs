@@ -33,9 +33,9 @@ pub(super) struct Value {
 
 impl Value {
     /// Of a gauge that is divided, a counter's increments are: what is divided, and what divides.
-    pub(super) fn of(pod: &str, canary: bool, increment: &Increment, divided: bool, divides: bool) -> Self {
+    pub(super) fn of(pod: &str, canary: bool, increment: &Increment, divided: bool, by: bool) -> Self {
         let &Increment { events, total, .. } = increment;
-        let (events, total) = match (divides, divided) {
+        let (events, total) = match (by, divided) {
             (true, _) => (0.0, events),
             (false, true) => (events, 0.0),
             (false, false) => (events, total),
