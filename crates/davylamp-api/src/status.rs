@@ -113,6 +113,52 @@ pub struct RolloutStatus {
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_low_since: Option<Instant>,
+    /// The last incident of the baseline in this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<IncidentStatus>,
+    /// What goes on after the incident for which the run is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// Somebody promoted then: incidents that were noticed before hold nothing.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incidents_after: Option<Instant>,
+}
+
+/// An incident of the baseline. Times are those of the data.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IncidentStatus {
+    /// The metric that showed it.
+    #[schemars(length(max = 40))]
+    pub metric: String,
+    /// The rate that the baseline exceeded.
+    pub limit: f64,
+    /// The start of the first block in a row above it.
+    #[schemars(with = "Time")]
+    pub since: Instant,
+    /// When the evidence sufficed.
+    #[schemars(with = "Time")]
+    pub noticed: Instant,
+    /// When it was over.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Instant>,
+}
+
+/// Where a run stood when it was held for an incident.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// The state that was left.
+    pub from: StateName,
+    /// The reason of that state.
+    pub reason: Reason,
+    /// For how long the step had been judged by then, ms in the time of the data: `hold.max` stands still.
+    pub judged: i64,
+    /// Until when it is held at the latest.
+    #[schemars(with = "Time")]
+    pub until: Instant,
 }
 
 /// In one word.
@@ -196,6 +242,10 @@ pub struct StepStatus {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("default" = null))]
     pub full: bool,
+    /// An incident began right after its weight, and the weight went back once to see whether that ends it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("default" = null))]
+    pub probed: bool,
 }
 
 /// States of a canary, in the order of a run that goes well.
@@ -213,7 +263,7 @@ pub enum StateName {
     Settling,
     /// The cohorts are compared.
     Judging,
-    /// Too few pods of the canary are ready.
+    /// Too few pods of the canary are ready, or the baseline is in an incident.
     Holding,
     /// Somebody, or data, is waited for.
     Paused,
@@ -384,6 +434,10 @@ pub enum Verdict {
     NoTraffic,
     /// There are no metrics.
     NotAnalysed,
+    /// The baseline is in an incident.
+    Incident,
+    /// The canary violates a service level objective.
+    SloViolated,
     /// Written by another version.
     #[serde(other)]
     Unknown,
@@ -491,6 +545,43 @@ pub struct MetricCheckpoint {
     /// baseline exposure.
     #[schemars(length(max = 8), inner(length(max = 4)))]
     pub rows: Vec<[f64; 4]>,
+    /// Of a ratio: both cohorts against a rate of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<LimitCheckpoint>,
+}
+
+/// What is remembered of both cohorts of a ratio against an absolute rate. Times are in milliseconds since 1970; 0 is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitCheckpoint {
+    /// The rate; 0 while it is being found in the first minutes of the run.
+    pub rate: f64,
+    /// The capital of the baseline's test, base64.
+    #[schemars(length(max = 256))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
+    /// The capital of the canary's, base64, if there is an objective.
+    #[schemars(length(max = 256))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
+    /// The canary's counts of the run.
+    pub run: Cohort,
+    /// The start of the open block, or of what is counted for the rate.
+    pub from: i64,
+    /// The baseline's counts since then.
+    pub open: Cohort,
+    /// The start of the first block in a row above the rate.
+    pub above_since: i64,
+    /// The baseline's counts of these blocks.
+    pub above: Cohort,
+    /// The start of the last incident,
+    pub since: i64,
+    /// when it was noticed,
+    pub noticed: i64,
+    /// and when it was over.
+    pub over: i64,
+    /// Blocks in a row below the rate during an incident.
+    pub clean: i32,
 }
 
 /// What must still be told.

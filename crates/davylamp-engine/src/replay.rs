@@ -97,8 +97,12 @@ impl<'a> Replay<'a> {
             if settling {
                 self.open(record, rest);
             }
-            if !record.metrics.is_empty() {
-                return Next::Checked(Box::new(self.check(record)));
+            let checked = (!record.metrics.is_empty()).then(|| Box::new(self.check(record)));
+            if record.rule == Reason::Promote.as_str() {
+                self.fold.forgive();
+            }
+            if let Some(checked) = checked {
+                return Next::Checked(checked);
             }
         }
         Next::End
@@ -153,8 +157,12 @@ impl<'a> Replay<'a> {
         let pairs = record.metrics.iter().zip(&now);
         let differs = pairs.filter(|(then, now)| then != now).map(|(then, now)| (then.clone(), now.clone()));
         let rule = |reason: Reason| record.rule == reason.as_str();
+        // What other Rollouts saw stands in their own records.
+        let incident = rule(Reason::Incident) || rule(Reason::Interference);
         let unfounded = (rule(Reason::Regression) && !self.fold.regressed())
-            || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !self.fold.safe());
+            || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !self.fold.safe())
+            || (rule(Reason::SloViolated) && self.fold.violated().is_empty())
+            || (incident && record.to == StateName::Holding.as_str() && !self.fold.in_incident());
         Checked { number: record.number, differs: differs.collect(), unfounded }
     }
 
