@@ -488,6 +488,9 @@ pub struct Checkpoint {
     /// The same at the weight before; 0 without one.
     #[serde(default)]
     pub closed: i64,
+    /// The weight after that of the step: the margin follows from it. None before the first step, and when steps were edited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Percent>,
     /// What was not seen lately.
     pub silent: Silence,
     /// By metric.

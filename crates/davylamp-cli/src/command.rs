@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use davylamp_sim::simulate;
-use davylamp_world::ApiServer;
+use davylamp_world::World;
 use serde::Serialize;
 
 use crate::acts::{SPEED, acts};
@@ -181,9 +181,9 @@ impl Simulate {
             writeln!(io::stderr(), "note: {}", door.hint())?;
         }
         let mut opened = Ok(());
-        let mut open = |server: &ApiServer| {
+        let mut open = |world: &World| {
             if let Some(door) = &door {
-                opened = door.open(server);
+                opened = door.open(world.server());
             }
         };
         let report = show.run(&scenario, self.seed, self.speed, &mut open).context(name)?;

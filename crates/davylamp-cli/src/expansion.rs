@@ -49,16 +49,14 @@ pub(crate) fn compiled(
 }
 
 fn told(name: &str, problems: &[Problem], missing: &[String]) -> anyhow::Error {
-    let mut text = format!("{name} cannot be carried out:");
-    for problem in problems {
-        text.push_str(&format!("\n  {problem}"));
-    }
-    for template in missing {
-        text.push_str(&format!(
-            "\n  templates are read from the files: give this one with another -f, as kubectl get {template} -o yaml writes it"
-        ));
-    }
-    anyhow!(text)
+    let problems = problems.iter().map(ToString::to_string);
+    let missing = missing.iter().map(|template| {
+        format!(
+            "templates are read from the files: give this one with another -f, as kubectl get {template} -o yaml writes it"
+        )
+    });
+    let lines: Vec<String> = problems.chain(missing).collect();
+    anyhow!("{name} cannot be carried out:\n  {}", lines.join("\n  "))
 }
 
 /// The templates that the Rollouts of the namespace can use.

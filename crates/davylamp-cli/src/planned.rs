@@ -169,7 +169,7 @@ impl Planned {
         let tolerated = |metric: &Rate| {
             let mut all = rows().filter(|row| row.metric == metric.metric).map(|row| digits(row.tolerated));
             let first = all.next()?;
-            let last = all.last().filter(|last| *last != first).map(|last| format!(" to {last}x"));
+            let last = all.next_back().filter(|last| *last != first).map(|last| format!(" to {last}x"));
             Some(format!("{} {first}x{}", metric.metric, last.unwrap_or_default()))
         };
         let tolerated: Vec<_> = self.metrics.iter().filter_map(tolerated).collect();

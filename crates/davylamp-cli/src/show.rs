@@ -9,7 +9,7 @@ use crossterm::style::{Color, Stylize};
 use crossterm::terminal::{Clear, ClearType, size};
 use crossterm::{Command, execute};
 use davylamp_sim::{Entry, Frame, Kind, Report, Scenario, SimError, simulate_open};
-use davylamp_world::ApiServer;
+use davylamp_world::World;
 
 use crate::figures::clock;
 use crate::pace::{Pace, Speed};
@@ -56,13 +56,13 @@ impl<W: Write> Show<W> {
     }
 
     /// Runs the scenario at this speed, tells its whole timeline, and draws it meanwhile unless the speed is `max`.
-    /// `open` gets its API server first.
+    /// `open` gets its world first.
     pub(crate) fn run(
         &mut self,
         scenario: &Scenario,
         seed: u64,
         speed: Speed,
-        open: &mut dyn FnMut(&ApiServer),
+        open: &mut dyn FnMut(&World),
     ) -> Result<Report, SimError> {
         self.told = 0;
         let mut pace = Pace::new(speed);

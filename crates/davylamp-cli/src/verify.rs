@@ -90,14 +90,14 @@ impl Verify {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let run = match &self.run {
-                Some(name) => self.from_cluster(name).await?,
-                None => self.from_files()?,
+                Some(name) => self.in_cluster(name).await?,
+                None => self.in_files()?,
             };
             self.verify(&run).await.with_context(|| run.name.clone())
         })
     }
 
-    async fn from_cluster(&self, name: &str) -> Result<Run> {
+    async fn in_cluster(&self, name: &str) -> Result<Run> {
         let client = Client::try_default().await.context("no cluster: set a context with kubectl config")?;
         let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let resource =
@@ -122,7 +122,7 @@ impl Verify {
         })
     }
 
-    fn from_files(&self) -> Result<Run> {
+    fn in_files(&self) -> Result<Run> {
         let objects = objects(&self.files)?;
         let of = |kind: &str| objects.iter().filter(|one| one["kind"] == *kind).collect::<Vec<_>>();
         let [run] = of("RolloutRun")[..] else {
@@ -149,10 +149,10 @@ impl Verify {
 
     async fn verify(&self, run: &Run) -> Result<Verified> {
         let spec: RolloutRunSpec = serde_json::from_value(run.spec.clone()).context("spec")?;
-        let status: RolloutRunStatus = match &run.status {
-            Value::Null => RolloutRunStatus::default(),
-            status => serde_json::from_value(status.clone()).context("status")?,
-        };
+        // Null when nothing has been decided.
+        let status: Option<RolloutRunStatus> =
+            serde_json::from_value(run.status.clone()).context("status")?;
+        let status = status.unwrap_or_default();
         let conduct = Conduct::compile(&spec.strategy, &spec.analysis, spec.sampling, &spec.calibration)
             .map_err(|problems| {
                 let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -166,7 +166,7 @@ impl Verify {
             pod_label: run.source.pod_label.clone(),
             namespace_label: run.source.namespace_label.clone(),
             enforced_label: run.source.enforced_label.clone(),
-            limits: run.source.limits.clone(),
+            limits: run.source.limits,
             ..MetricSourceSpec::default()
         };
         let api = PrometheusApi::of_terminal();
@@ -228,16 +228,16 @@ impl Verified {
         }
         match broken_at {
             Some(number) => {
-                writeln!(out, "Decision {number} does not name the one before it: the record was changed.")?
+                writeln!(out, "Decision {number} does not name the one before it: the record was changed.")
             }
-            None => writeln!(out, "Each decision names the one before it: the record was not changed.")?,
-        }
+            None => writeln!(out, "Each decision names the one before it: the record was not changed."),
+        }?;
         match checked.iter().filter(|line| !line.same).count() {
-            0 => writeln!(out, "All evidence is what it was.")?,
+            0 => writeln!(out, "All evidence is what it was."),
             some => {
-                writeln!(out, "The evidence of {some} of {} decisions is not what it was.", checked.len())?
+                writeln!(out, "The evidence of {some} of {} decisions is not what it was.", checked.len())
             }
-        }
+        }?;
         Ok(())
     }
 }

@@ -205,7 +205,8 @@ fn middle(bucket: &Bucket) -> f64 {
     match (bucket.lower.is_finite(), bucket.upper.is_finite()) {
         (true, true) => f64::midpoint(bucket.lower, bucket.upper).max(0.0),
         (true, false) => bucket.lower.max(0.0),
-        (false, _) => bucket.upper.clamp(0.0, f64::MAX),
+        // The lowest one of times, of which none is below 0.
+        (false, _) => bucket.upper.clamp(0.0, f64::MAX) / 2.0,
     }
 }
 

@@ -118,8 +118,9 @@ fn take_edited_steps(input: &Input, status: &mut RolloutStatus) -> Option<String
     step.weight = new.weight;
     // The margin may be another now: what was shown against the old one shows nothing against it.
     let checkpoint = status.analysis.as_mut().and_then(|a| a.checkpoint.as_mut());
-    for metric in checkpoint.into_iter().flat_map(|c| c.metrics.values_mut()) {
-        metric.safe = None;
+    if let Some(checkpoint) = checkpoint {
+        checkpoint.next = None;
+        checkpoint.metrics.values_mut().for_each(|metric| metric.safe = None);
     }
     if same.is_some() {
         return None;

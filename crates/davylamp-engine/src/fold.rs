@@ -87,8 +87,8 @@ impl<'a> Fold<'a> {
     /// every promise and only costs time.
     pub(crate) fn new(plan: &'a Plan, checkpoint: &Checkpoint, weight: Percent, next: Percent) -> Self {
         let (interval, block) = (plan.interval(), plan.block());
-        let next_weight = next.share().max(1e-4);
         let checkpoint = readable(checkpoint);
+        let next_weight = checkpoint.next.unwrap_or(next).share().max(1e-4);
         let metrics = plan
             .metrics
             .iter()
@@ -136,6 +136,7 @@ impl<'a> Fold<'a> {
     /// The evidence for the step's promotion begins anew, with the margin of its next weight.
     pub(crate) fn begin_step(&mut self, weight: Percent, next: Percent) {
         self.share = weight.share();
+        self.checkpoint.next = Some(next);
         self.next_weight = next.share().max(1e-4);
         for (metric, plan) in self.metrics.iter_mut().zip(&self.plan.metrics) {
             metric.begin_step(plan, self.next_weight);

@@ -136,9 +136,14 @@ pub fn fill(text: &str, values: &BTreeMap<String, String>) -> Result<String, Fil
         return Ok(text.to_owned());
     }
     let filled = replaced(text, |name| values.get(name).map(|value| escaped(value)))?;
-    let mut wanted = plain(text).map_err(FillError::Selector)?;
+    // Braces mean something in regular expressions: while the form is looked at, these characters of no script stand there.
+    let mark = |name: &str| format!("\u{e000}{name}\u{e001}");
+    let marked = replaced(text, |name| Some(mark(name)))?;
+    let mut wanted = plain(&marked).map_err(FillError::Selector)?;
     for matcher in &mut wanted.matchers.matchers {
-        matcher.value = replaced(&matcher.value, |name| values.get(name).cloned())?;
+        for (name, value) in values {
+            matcher.value = matcher.value.replace(&mark(name), value);
+        }
     }
     let found = plain(&filled).map_err(FillError::Value)?;
     if is_same(&wanted, &found) { Ok(filled) } else { Err(FillError::Outside) }

@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement for a person to look at")]
 #![allow(clippy::disallowed_methods, reason = "measures real time")]
 
+mod seeds;
+
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use davylamp_sim::{Scenario, simulate};
 use serde_json::json;
+
+use self::seeds::each_of;
 
 const HOUR: &str = include_str!("hour.yaml");
 const GOOD: &str = include_str!("../../../examples/scenarios/good.yaml");
@@ -32,26 +34,14 @@ fn main() {
     println!("an hour with 20 pods and 3 metrics: {:.3} s (median of {})", seconds[4], seconds.len());
 
     let good: Scenario = serde_yaml::from_str(GOOD).unwrap();
-    let (next, outcomes) = (AtomicU64::new(1), Mutex::new(BTreeMap::<String, u64>::new()));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let start = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > SEEDS {
-                        break;
-                    }
-                    let report = simulate(&good, seed, &mut |_| {}).unwrap();
-                    let outcome = report.outcome.unwrap_or(report.phase);
-                    *outcomes.lock().unwrap().entry(outcome).or_default() += 1;
-                }
-            });
-        }
-    });
+    let ended = each_of(&good, SEEDS, |report| report.outcome.unwrap_or(report.phase));
     let wall = start.elapsed().as_secs_f64();
-    let outcomes = outcomes.into_inner().unwrap();
+    let mut outcomes = BTreeMap::<String, u64>::new();
+    for outcome in ended {
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{SEEDS} seeds of the good canary: {wall:.0} s on {cores} cores: {outcomes:?}");
 
     let rounded = |seconds: f64| (seconds * 1_000.0).round() / 1_000.0;

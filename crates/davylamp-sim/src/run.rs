@@ -9,7 +9,7 @@ use davylamp_api::Instant as WallTime;
 use davylamp_api::scalar::Duration as After;
 use davylamp_controller::clock::Clock;
 use davylamp_controller::{Config, leader};
-use davylamp_world::{ApiServer, World};
+use davylamp_world::World;
 use http::Method;
 use kube::Client;
 use serde_json::{Value, json};
@@ -65,11 +65,11 @@ pub fn simulate(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&Frame)) -
     simulate_open(scenario, seed, &mut |_| {}, watch)
 }
 
-/// The same; `open` gets the API server before anything happens, for others to look into.
+/// The same; `open` gets the world before anything happens, for others to look into.
 pub fn simulate_open(
     scenario: &Scenario,
     seed: u64,
-    open: &mut dyn FnMut(&ApiServer),
+    open: &mut dyn FnMut(&World),
     watch: &mut dyn FnMut(&Frame),
 ) -> Result<Report, SimError> {
     // The back-off of kube draws from this thread's generator.
@@ -77,7 +77,7 @@ pub fn simulate_open(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
     runtime.block_on(async {
         let mut simulation = Simulation::start(scenario, seed).await?;
-        open(simulation.world.server());
+        open(&simulation.world);
         simulation.go(watch).await?;
         simulation.end(seed).await
     })

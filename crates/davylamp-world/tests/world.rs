@@ -411,6 +411,7 @@ async fn a_native_histogram_has_what_the_classic_one_has() {
     }
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "milliseconds of a simulated hour")]
 #[tokio::test(start_paused = true)]
 async fn subqueries_see_each_scrape_at_whole_steps() {
     let world = world(14, &json!({"scrapes": {"interval": "5s", "nativeHistograms": true}}));

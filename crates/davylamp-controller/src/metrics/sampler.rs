@@ -487,15 +487,15 @@ impl Inner {
 /// Work that takes a while, beside the other tasks. Where one thread does everything it is done at once: so a simulation is
 /// what its seed makes it.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match Handle::current().runtime_flavor() {
-        RuntimeFlavor::CurrentThread => work(),
-        _ => match spawn_blocking(work).await {
-            Ok(done) => done,
-            // It panicked, and so does this task; or the runtime is about to end.
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => std::future::pending().await,
-            },
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return work();
+    }
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        // It panicked, and so does this task; or the runtime is about to end.
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
         },
     }
 }

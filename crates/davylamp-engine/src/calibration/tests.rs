@@ -95,7 +95,9 @@ fn pods_of_a_distribution_differ_by_their_values() {
     let counts = |slow: bool| if slow { [30.0, 42.0, 48.0, 50.0] } else { [40.0, 46.0, 49.0, 50.0] };
     let learn = |slow: fn(usize) -> bool| {
         let mut all = pods(5, 4 * HOUR, |_, _| 0.0);
-        for (i, increment) in all.iter_mut().enumerate().flat_map(|(i, pod)| pod.iter_mut().map(move |one| (i, one))) {
+        for (i, increment) in
+            all.iter_mut().enumerate().flat_map(|(i, pod)| pod.iter_mut().map(move |one| (i, one)))
+        {
             increment.buckets = classic_buckets(&[0.1, 0.2, 0.5, f64::INFINITY], &counts(slow(i))).unwrap();
         }
         learnt(query(&[("20%", None)]), &all)

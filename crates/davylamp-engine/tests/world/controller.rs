@@ -2,7 +2,7 @@
 
 use davylamp_api::status::{RolloutStatus, RuleWeights};
 use davylamp_engine::observed::Observed;
-use davylamp_engine::{Conduct, Decision, Desired, RouteGoal, decide};
+use davylamp_engine::{Conduct, Decision, Desired, History, RouteGoal, decide};
 
 use super::{Turn, World, at, check};
 
@@ -102,7 +102,8 @@ impl World {
             self.runs.insert(name.clone(), spec.clone());
             self.changed = true;
         }
-        let learnt = desired.history.clone().map(|of| self.sampler.learn(of));
+        // Nothing was scraped before a run.
+        let learnt = desired.history.clone().map(|of| History::new(of).learn(None));
         if learnt.is_some() && learnt != self.learnt {
             self.learnt = learnt;
             self.changed = true;

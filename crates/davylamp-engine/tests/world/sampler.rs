@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use davylamp_engine::observed::{Hash, Increment, Learnt, MetricSamples, Samples};
-use davylamp_engine::{History, HistoryQuery, Query};
+use davylamp_engine::Query;
+use davylamp_engine::observed::{Hash, Increment, MetricSamples, Samples};
 
 use super::{Set, Version, at};
 
@@ -81,11 +81,6 @@ impl Sampler {
                 increments.push(increment);
             }
         }
-    }
-
-    /// Nothing was scraped before a run.
-    pub(crate) fn learn(&self, of: HistoryQuery) -> Learnt {
-        History::new(of).learn(None)
     }
 
     pub(crate) fn samples(&self, now: i64) -> Option<Samples> {

@@ -25,10 +25,7 @@ fn lesson(hours: i64) -> Lesson {
 fn samples(any: bool) -> Samples {
     let increments = if any { vec![Increment { to: 1, ..Increment::default() }] } else { Vec::new() };
     let targets = BTreeMap::from([("a".to_owned(), increments)]);
-    let metric = MetricSamples {
-        pods: BTreeMap::from([("web-old-1".to_owned(), targets)]),
-        ..MetricSamples::default()
-    };
+    let metric = MetricSamples { pods: BTreeMap::from([("web-old-1".to_owned(), targets)]) };
     Samples { metrics: BTreeMap::from([("errors".to_owned(), metric)]), ..Samples::default() }
 }
 

@@ -1,6 +1,5 @@
 //! The controller through faults, at a first release: what a Rollout needs is there in the end, and what broke broke as
 //! it was written.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use davylamp_api::scalar::Duration;
 use davylamp_sim::{Fault, Kind, Report, Scenario, What, When, Write, simulate};

@@ -1,13 +1,9 @@
 //! Good canaries on services that are not as calm as the tests assume: what history says of them keeps them from being
 //! rolled back, and without it some are. A few seeds by default, as many as `DAVYLAMP_SEEDS` says otherwise.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 #![allow(clippy::disallowed_methods, reason = "how much is tested is said by the environment")]
 
 use davylamp_sim::{Report, Scenario, simulate};
 use serde_json::Value;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SEEDS: u64 = 12;
 

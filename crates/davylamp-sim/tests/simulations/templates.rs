@@ -1,10 +1,9 @@
 //! Rollouts whose metrics stand in templates: they are judged by them, wait for those that are missing, and keep to what a
 //! run began with.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use davylamp_sim::{Report, Scenario, simulate};
 
-const SHOP: &str = r#"
+const SHOP: &str = r"
 rollout:
   apiVersion: davylamp.dev/v1alpha1
   kind: Rollout
@@ -30,16 +29,16 @@ world:
   default: {errors: 0.5%}
   versions: {'web:2': {errors: 10%}}
   scrapes: {interval: 5s}
-"#;
+";
 
-const JUDGED: &str = r#"
+const JUDGED: &str = r"
   apiVersion: davylamp.dev/v1alpha1
   kind: ClusterAnalysisTemplate
   metadata: {name: judged}
   spec:
     args: [{name: codes}]
     templates: [{scope: Cluster, name: inner, args: [{name: codes, value: '{{args.codes}}'}]}]
-"#;
+";
 
 const INNER: &str = r#"
   apiVersion: davylamp.dev/v1alpha1

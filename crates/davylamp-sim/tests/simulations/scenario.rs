@@ -1,5 +1,4 @@
 //! Scenarios as texts, and that one seed gives one report.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use davylamp_sim::{Scenario, simulate};
 

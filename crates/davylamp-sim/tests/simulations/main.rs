@@ -1,0 +1,11 @@
+//! Whole simulations: the real controller on a world in one process.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+
+mod bare;
+mod calibration;
+mod first_release;
+mod scenario;
+mod templates;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
