@@ -65,7 +65,7 @@ pub struct RolloutRunSpec {
     pub calibration: BTreeMap<String, Calibrated>,
 }
 
-fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 

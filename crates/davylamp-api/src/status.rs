@@ -20,6 +20,11 @@ fn zero(n: &i64) -> bool {
     *n == 0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
+fn nobody(cohort: &Cohort) -> bool {
+    *cohort == Cohort::default()
+}
+
 /// What the controller knows and intends.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -36,7 +41,8 @@ pub struct RolloutStatus {
     #[schemars(length(max = 2048))]
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Ready, Reconciling, Stalled (kstatus), Available, Valid, `ServicesReady`, `TrafficReady`, `AnalysisReady`.
+    /// Ready, Reconciling, Stalled (kstatus), Available, Valid, `ServicesReady`, `TrafficReady`, `AnalysisReady`,
+    /// and Incident from the first one on.
     #[schemars(length(max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -549,6 +555,7 @@ pub struct MetricCheckpoint {
     #[schemars(length(max = 8), inner(length(max = 4)))]
     pub rows: Vec<[f64; 4]>,
     /// Of a ratio: both cohorts against a rate of its own.
+    #[schemars(schema_with = "crate::run::opaque")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<LimitCheckpoint>,
 }
@@ -568,23 +575,41 @@ pub struct LimitCheckpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<String>,
     /// The canary's counts of the run.
+    #[serde(default, skip_serializing_if = "nobody")]
+    #[schemars(extend("default" = null))]
     pub run: Cohort,
     /// The start of the open block, or of what is counted for the rate.
+    #[serde(default, skip_serializing_if = "zero")]
+    #[schemars(extend("default" = null))]
     pub from: i64,
     /// The baseline's counts since then.
+    #[serde(default, skip_serializing_if = "nobody")]
+    #[schemars(extend("default" = null))]
     pub open: Cohort,
     /// The start of the first block in a row above the rate.
+    #[serde(default, skip_serializing_if = "zero")]
+    #[schemars(extend("default" = null))]
     pub above_since: i64,
     /// The baseline's counts of these blocks.
+    #[serde(default, skip_serializing_if = "nobody")]
+    #[schemars(extend("default" = null))]
     pub above: Cohort,
     /// The start of the last incident,
+    #[serde(default, skip_serializing_if = "zero")]
+    #[schemars(extend("default" = null))]
     pub since: i64,
     /// when it was noticed,
+    #[serde(default, skip_serializing_if = "zero")]
+    #[schemars(extend("default" = null))]
     pub noticed: i64,
     /// and when it was over.
+    #[serde(default, skip_serializing_if = "zero")]
+    #[schemars(extend("default" = null))]
     pub over: i64,
     /// Blocks in a row below the rate during an incident.
-    pub clean: i32,
+    #[serde(default, skip_serializing_if = "zero")]
+    #[schemars(extend("default" = null))]
+    pub clean: i64,
 }
 
 /// What must still be told.

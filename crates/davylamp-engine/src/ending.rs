@@ -19,7 +19,9 @@ const OLD_PODS: i64 = 60_000;
 const ATTEMPTS: i32 = 3;
 
 pub(crate) fn promoting(pass: &mut Pass<'_>) -> bool {
-    if judged(pass) || (pass.weight() < Percent::FULL && incidents::hold(pass, pass.now)) || capacity_low(pass)
+    if judged(pass)
+        || (pass.weight() < Percent::FULL && incidents::hold(pass, pass.now))
+        || capacity_low(pass)
     {
         return true;
     }

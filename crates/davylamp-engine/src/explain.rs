@@ -181,7 +181,9 @@ pub(crate) fn stepped_back(pass: &Pass<'_>, before: Percent, again: bool) -> Str
     if again {
         format!("{incident}, again right after {weight}: back to {before}, to stay there")
     } else {
-        format!("{incident}, right after {weight}: back to {before} for two minutes, to see whether that ends it")
+        format!(
+            "{incident}, right after {weight}: back to {before} for two minutes, to see whether that ends it"
+        )
     }
 }
 

@@ -306,6 +306,11 @@ impl<'a> Fold<'a> {
         self.metrics.iter().filter_map(|metric| metric.limit.as_ref()).any(limit::Limit::is_on)
     }
 
+    /// The last whole block of the baseline lies above its limit: perhaps an incident begins.
+    pub(crate) fn is_suspicious(&self) -> bool {
+        self.metrics.iter().filter_map(|metric| metric.limit.as_ref()).any(limit::Limit::is_above)
+    }
+
     /// The incident of the baseline that is on and was noticed first, else the last one.
     pub(crate) fn incident(&self) -> Option<IncidentStatus> {
         let metrics = self.metrics.iter().zip(&self.plan.metrics);

@@ -60,7 +60,8 @@ pub(crate) fn hold(pass: &mut Pass<'_>, at: Instant) -> bool {
     let state = pass.status.state.clone();
     let from = pass.state();
     let since = state.map_or(at, |state| state.since).as_millisecond();
-    let judged = if from == StateName::Judging { at.as_millisecond().saturating_sub(since).max(0) } else { 0 };
+    let judged =
+        if from == StateName::Judging { at.as_millisecond().saturating_sub(since).max(0) } else { 0 };
     pass.at = at;
     let until = later(pass.now, LONGEST);
     pass.status.held = Some(Held { from, reason: pass.reason(), judged, until });

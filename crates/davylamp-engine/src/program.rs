@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use crate::calibration;
 use crate::decision::MetricQuery;
+use crate::fold::rounded;
 use crate::observed::Hash;
 use crate::selector::{self, SelectorError};
 
@@ -154,7 +155,7 @@ pub struct MetricPlan {
 }
 
 /// Rates that can be tested against.
-pub(crate) const LIMITS: std::ops::RangeInclusive<f64> = 1e-9..=0.5;
+pub(crate) const LIMITS: std::ops::RangeInclusive<f64> = 1e-6..=0.5;
 /// Without a floor, rates below this are no incident.
 const LOWEST_INCIDENT: f64 = 0.001;
 /// So many times the usual rate is an incident.
@@ -175,7 +176,8 @@ impl LimitPlan {
     /// The rate above which a baseline with this usual one is in an incident.
     #[must_use]
     pub fn above_usual(&self, usual: f64) -> f64 {
-        (UNUSUAL * usual).max(self.lowest).clamp(*LIMITS.start(), *LIMITS.end())
+        // What is written down and read again must not change.
+        rounded((UNUSUAL * usual).max(self.lowest).clamp(*LIMITS.start(), *LIMITS.end()))
     }
 }
 
@@ -560,7 +562,7 @@ fn plan(written: &Analysis, problems: &mut Vec<Problem>) -> Plan {
 fn set_objectives(written: &Analysis, metrics: &mut [MetricPlan], problems: &mut Vec<Problem>) {
     for (i, slo) in written.slos.iter().enumerate() {
         let path = format!("spec.analysis.slos[{i}]");
-        let allowed = slo.burn_rate.unwrap_or(1.0) * (1.0 - slo.objective.share());
+        let allowed = rounded(slo.burn_rate.unwrap_or(1.0) * (1.0 - slo.objective.share()));
         let usable = LIMITS.contains(&allowed);
         if !usable {
             problems.push(problem(
@@ -569,7 +571,8 @@ fn set_objectives(written: &Analysis, metrics: &mut [MetricPlan], problems: &mut
                 "write an objective below 100%, of which burnRate times the rest is at most a half",
             ));
         }
-        let ratio = written.metrics.iter().position(|metric| metric.name == slo.metric && metric.ratio.is_some());
+        let ratio =
+            written.metrics.iter().position(|metric| metric.name == slo.metric && metric.ratio.is_some());
         let Some(metric) = ratio.and_then(|index| metrics.get_mut(index)) else {
             problems.push(problem(
                 &format!("{path}.metric"),

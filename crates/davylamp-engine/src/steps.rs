@@ -248,7 +248,8 @@ fn judge(pass: &mut Pass<'_>, at: Instant) -> bool {
     // In data time, the settle time included; a pause without data does not count.
     let since = pass.status.state.as_ref().map_or(at, |s| s.since);
     let held = at.as_millisecond() - since.as_millisecond() + pass.settle();
-    let (safe, missing) = (fold.safe(), fold.missing());
+    // What looks like the beginning of an incident is waited for, block by block.
+    let (safe, missing) = (fold.safe() && !fold.is_suspicious(), fold.missing());
     pass.at = at;
     match missing {
         Some(Missing::Canary) => {

@@ -18,7 +18,7 @@ const FALSE_INCIDENT: f64 = 0.001;
 /// The probability that a canary that keeps its objective is ever said to violate it.
 const FALSE_VIOLATION: f64 = 0.01;
 /// So many blocks in a row below the rate end an incident.
-const CLEAN: i32 = 3;
+const CLEAN: i64 = 3;
 /// Without history the usual rate is that of so much of the beginning, ms.
 const BEGINNING: i64 = 180_000;
 
@@ -43,8 +43,14 @@ impl Limit {
         kept.rate = limit.rate.unwrap_or(kept.rate);
         let capital = |text: &Option<String>| BASE64.decode(text.as_ref()?).ok();
         let (baseline, canary) = (capital(&kept.baseline), capital(&kept.canary));
-        let mut restored =
-            Self { plan: limit, block: plan.block, block_seconds: block_seconds(plan), kept, baseline: None, canary: None };
+        let mut restored = Self {
+            plan: limit,
+            block: plan.block,
+            block_seconds: block_seconds(plan),
+            kept,
+            baseline: None,
+            canary: None,
+        };
         let with = |fresh: Option<SloProcess>, capital: Option<Vec<u8>>| {
             let continued = fresh.clone().zip(capital).and_then(|(fresh, bytes)| fresh.restore(&bytes).ok());
             continued.or(fresh)
@@ -159,6 +165,11 @@ impl Limit {
         self.kept.noticed > 0 && self.kept.over == 0
     }
 
+    /// The last whole block of the baseline lies above the rate.
+    pub(super) fn is_above(&self) -> bool {
+        self.kept.above_since > 0
+    }
+
     /// The last incident of the baseline.
     pub(super) fn incident(&self, metric: &str) -> Option<IncidentStatus> {
         let time = |ms: i64| Instant::from_millisecond(ms).ok();
@@ -207,10 +218,8 @@ fn readable(mut kept: LimitCheckpoint) -> LimitCheckpoint {
         *time = (*time).clamp(0, LATEST);
     }
     for cohort in [&mut kept.run, &mut kept.open, &mut kept.above] {
-        *cohort = Cohort {
-            events: cohort.events.clamp(0.0, MOST),
-            exposure: cohort.exposure.clamp(0.0, MOST),
-        };
+        *cohort =
+            Cohort { events: cohort.events.clamp(0.0, MOST), exposure: cohort.exposure.clamp(0.0, MOST) };
     }
     kept
 }

@@ -102,8 +102,12 @@ impl World {
             self.runs.insert(name.clone(), spec.clone());
             self.changed = true;
         }
-        // Nothing was scraped before a run.
-        let learnt = desired.history.clone().map(|of| History::new(of).learn(None));
+        // Nothing was scraped before a run, but what is usual may be known.
+        let learnt = desired.history.clone().map(|of| {
+            let mut learnt = History::new(of).learn(None);
+            learnt.metrics.values_mut().for_each(|metric| metric.rate = self.usual);
+            learnt
+        });
         if learnt.is_some() && learnt != self.learnt {
             self.learnt = learnt;
             self.changed = true;

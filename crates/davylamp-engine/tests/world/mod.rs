@@ -103,6 +103,8 @@ pub(crate) struct World {
     pub(crate) source: Source,
     pub(crate) sampler: sampler::Sampler,
     pub(crate) learnt: Option<Learnt>,
+    /// How often requests failed before a run.
+    pub(crate) usual: Option<f64>,
     /// What other Rollouts have noticed.
     pub(crate) incidents: BTreeMap<String, Instant>,
     /// Of so many requests to any version, one more fails.
@@ -244,6 +246,7 @@ impl World {
             source: Source::Ready { scrape_interval_ms: INTERVAL, delay_ms: DELAY },
             sampler: sampler::Sampler::default(),
             learnt: None,
+            usual: None,
             incidents: BTreeMap::new(),
             around: 0.0,
             breaks_above: None,
@@ -609,12 +612,14 @@ impl World {
         }
         if self.sampler.scrape_is_due(now) {
             let traffic = self.traffic();
-            let broken = self.breaks_above.is_some_and(|above| {
-                traffic.get(&hash(2)).is_some_and(|share| *share > above)
-            });
+            let broken = self
+                .breaks_above
+                .is_some_and(|above| traffic.get(&hash(2)).is_some_and(|share| *share > above));
             let around = if broken { 0.2 } else { self.around };
             let mut versions = self.versions.clone();
-            versions.values_mut().for_each(|version| version.error_rate = (version.error_rate + around).min(1.0));
+            versions
+                .values_mut()
+                .for_each(|version| version.error_rate = (version.error_rate + around).min(1.0));
             self.sampler.scrape(now, &traffic, &mut self.sets, &versions);
             self.changed |= self.sampler.is_asked();
         }
