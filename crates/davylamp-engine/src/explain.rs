@@ -195,9 +195,10 @@ pub(crate) fn interference(pass: &Pass<'_>) -> String {
 }
 
 pub(crate) fn held_too_long(pass: &Pass<'_>) -> String {
-    let why = match pass.reason() {
-        Reason::SharedIncident => shared(pass),
-        _ => incident(pass).unwrap_or_else(|| "the weight did not go back in time".to_owned()),
+    let why = if pass.reason() == Reason::SharedIncident {
+        shared(pass)
+    } else {
+        incident(pass).unwrap_or_else(|| "the weight did not go back in time".to_owned())
     };
     format!("{why}; held for an hour: it goes on when that is over; promote if this is usual now, or abort")
 }

@@ -66,12 +66,11 @@ pub(crate) fn hold(pass: &mut Pass<'_>, at: Instant) -> bool {
     let until = later(pass.now, LONGEST);
     pass.status.held = Some(Held { from, reason: pass.reason(), judged, until });
     let back = if reason == Reason::Incident { step_to_probe(pass) } else { None };
-    match back {
-        Some((step, weight)) => step_back(pass, step, weight),
-        None => {
-            let message = explain::held(pass, reason);
-            go(pass, reason, message);
-        }
+    if let Some((step, weight)) = back {
+        step_back(pass, step, weight);
+    } else {
+        let message = explain::held(pass, reason);
+        go(pass, reason, message);
     }
     true
 }
@@ -90,8 +89,7 @@ fn step_to_probe(pass: &Pass<'_>) -> Option<(i32, Percent)> {
     if began < rose || began > later(rose, PROBE) {
         return None;
     }
-    let (index, before) = pass.step_of(pass.weight())?;
-    Some((index, before))
+    pass.step_of(pass.weight())
 }
 
 /// The weight before, to see whether that ends the incident; the second time, to stay there.
@@ -143,15 +141,13 @@ pub(crate) fn holding(pass: &mut Pass<'_>) -> bool {
 
 /// The settle time of a weight that it went back to is over.
 pub(crate) fn settled(pass: &mut Pass<'_>) {
-    match pass.reason() {
-        Reason::Interference => {
-            let message = explain::interference(pass);
-            steps::pause(pass, Reason::Interference, message);
-        }
-        reason => {
-            let message = format!("data counts from now on; held at {}", pass.weight());
-            go(pass, reason, message);
-        }
+    let reason = pass.reason();
+    if reason == Reason::Interference {
+        let message = explain::interference(pass);
+        steps::pause(pass, reason, message);
+    } else {
+        let message = format!("data counts from now on; held at {}", pass.weight());
+        go(pass, reason, message);
     }
 }
 

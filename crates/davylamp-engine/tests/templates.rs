@@ -107,7 +107,7 @@ fn arguments_are_said_or_have_a_default_and_are_passed_on() {
     let events = named.ratio.as_ref().unwrap().events.as_deref().unwrap();
     assert_eq!(events, r#"{__name__="a_/pay \u0022now\u0022\\"}"#);
     let histogram = &slow.distribution.as_ref().unwrap().histogram;
-    assert_eq!(histogram, r#"seconds{path='/v1/pay \u0022now\u0022\\'}"#);
+    assert_eq!(histogram, r"seconds{path='/v1/pay \u0022now\u0022\\'}");
     let selector = selector::plain(histogram).unwrap();
     assert_eq!(selector.matchers.matchers[0].value, "/v1/pay \"now\"\\");
     assert_eq!(all.origins["slow"], "ClusterAnalysisTemplate slow");

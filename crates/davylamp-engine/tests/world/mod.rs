@@ -617,9 +617,9 @@ impl World {
                 .is_some_and(|above| traffic.get(&hash(2)).is_some_and(|share| *share > above));
             let around = if broken { 0.2 } else { self.around };
             let mut versions = self.versions.clone();
-            versions
-                .values_mut()
-                .for_each(|version| version.error_rate = (version.error_rate + around).min(1.0));
+            for version in versions.values_mut() {
+                version.error_rate = (version.error_rate + around).min(1.0);
+            }
             self.sampler.scrape(now, &traffic, &mut self.sets, &versions);
             self.changed |= self.sampler.is_asked();
         }
