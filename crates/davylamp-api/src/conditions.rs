@@ -56,6 +56,8 @@ names! {
         TrafficReady,
         /// The metrics answer.
         AnalysisReady,
+        /// The baseline is in an incident, or those of other Rollouts are.
+        Incident,
     }
 }
 
@@ -154,6 +156,14 @@ names! {
         PodsNotReady,
         /// Steps were edited while a run is on.
         StepsEdited,
+        /// The baseline is in an incident.
+        Incident,
+        /// The baselines of several Rollouts are in incidents at once.
+        SharedIncident,
+        /// The baseline fails whenever the canary has the weight of its step.
+        Interference,
+        /// The canary violates a service level objective.
+        SloViolated,
     }
 }
 

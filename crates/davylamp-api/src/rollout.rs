@@ -213,6 +213,8 @@ pub enum RouteKind {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(!has(self.metrics) || self.metrics.size() == 0) && (!has(self.presets) || self.presets.size() == 0) && (!has(self.templates) || self.templates.size() == 0) || has(self.source)")
     .message("spec.analysis.source: name the MetricSource that holds the metrics"))]
+#[x_kube(validation = Rule::new("!has(self.slos) || (has(self.presets) && self.presets.size() > 0) || (has(self.templates) && self.templates.size() > 0) || self.slos.all(s, has(self.metrics) && self.metrics.exists(m, m.name == s.metric && has(m.ratio)))")
+    .message("spec.analysis.slos[].metric: name a metric of spec.analysis.metrics that is a ratio"))]
 pub struct Analysis {
     /// The `MetricSource` to ask.
     #[schemars(length(min = 1, max = 253))]
@@ -266,6 +268,27 @@ pub struct Analysis {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
+    /// Objectives of ratios. A canary that violates one pauses the run; a baseline that does holds it.
+    #[schemars(length(max = 10))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["metric"]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slos: Vec<Slo>,
+}
+
+/// A service level objective. It is violated by more events than `burnRate` times what it allows, shown at an error rate of
+/// 1 % of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Slo {
+    /// The name of a metric that is a ratio.
+    #[schemars(length(min = 1, max = 40))]
+    pub metric: String,
+    /// The share of good ones, like 99.5%.
+    pub objective: Percent,
+    /// So many times what the objective allows is too much. Default 1.
+    #[schemars(range(min = 0.1, max = 1000.0))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burn_rate: Option<f64>,
 }
 
 /// What is learnt from the stable pods before a run: how long bursts of events last, how much one may count, and how much

@@ -90,6 +90,9 @@ pub struct Calibrated {
     pub clip: f64,
     /// The standard deviation of ln of the rate between pods of one version.
     pub pod_effect: f64,
+    /// How often there were events: one more than was seen, of so many, for few say little. Absent where nothing was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
     /// How many pods were seen.
     pub pods: i32,
     /// For how long.
@@ -242,6 +245,27 @@ pub struct MetricRecord {
     pub margin: f64,
     /// The metric's share of the budget of `falseRollbackRate`.
     pub weight: f64,
+    /// Of a ratio: both cohorts against a rate of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<LimitRecord>,
+}
+
+/// Both cohorts of a ratio, each against an absolute rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitRecord {
+    /// The rate above which the baseline is in an incident, and the canary violates an objective if there is one.
+    pub rate: f64,
+    /// The baseline's counts since it is not clean any more, block by block; all 0 while it is.
+    pub baseline: Cohort,
+    /// ln of the e-value against "the baseline is below it"; it stands still during an incident.
+    pub log_e_baseline: f64,
+    /// The canary's counts of the run, if there is an objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Cohort>,
+    /// ln of the e-value against "the canary is below it", if there is an objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_e_canary: Option<f64>,
 }
 
 /// One gauge, as at its last look: one number of each pod, compared by a t-test. Of a level, numbers are what pods are at and

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Instant;
 use crate::action::ActionPhase;
@@ -18,6 +19,11 @@ use crate::scalar::Percent;
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
 fn zero(n: &i64) -> bool {
     *n == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
+fn nobody(cohort: &Cohort) -> bool {
+    *cohort == Cohort::default()
 }
 
 /// What the controller knows and intends.
@@ -36,7 +42,8 @@ pub struct RolloutStatus {
     #[schemars(length(max = 2048))]
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Ready, Reconciling, Stalled (kstatus), Available, Valid, `ServicesReady`, `TrafficReady`, `AnalysisReady`.
+    /// Ready, Reconciling, Stalled (kstatus), Available, Valid, `ServicesReady`, `TrafficReady`, `AnalysisReady`,
+    /// and Incident from the first one on.
     #[schemars(length(max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -113,6 +120,52 @@ pub struct RolloutStatus {
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_low_since: Option<Instant>,
+    /// The last incident of the baseline in this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<IncidentStatus>,
+    /// What goes on after the incident for which the run is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// Somebody promoted then: incidents that were noticed before hold nothing.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incidents_after: Option<Instant>,
+}
+
+/// An incident of the baseline. Times are those of the data.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IncidentStatus {
+    /// The metric that showed it.
+    #[schemars(length(max = 40))]
+    pub metric: String,
+    /// The rate that the baseline exceeded.
+    pub limit: f64,
+    /// The start of the first block in a row above it.
+    #[schemars(with = "Time")]
+    pub since: Instant,
+    /// When the evidence sufficed.
+    #[schemars(with = "Time")]
+    pub noticed: Instant,
+    /// When it was over.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Instant>,
+}
+
+/// Where a run stood when it was held for an incident.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// The state that was left.
+    pub from: StateName,
+    /// The reason of that state.
+    pub reason: Reason,
+    /// For how long the step had been judged by then, ms in the time of the data: `hold.max` stands still.
+    pub judged: i64,
+    /// Until when it is held at the latest.
+    #[schemars(with = "Time")]
+    pub until: Instant,
 }
 
 /// In one word.
@@ -196,6 +249,10 @@ pub struct StepStatus {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("default" = null))]
     pub full: bool,
+    /// An incident began right after its weight, and the weight went back once to see whether that ends it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("default" = null))]
+    pub probed: bool,
 }
 
 /// States of a canary, in the order of a run that goes well.
@@ -213,7 +270,7 @@ pub enum StateName {
     Settling,
     /// The cohorts are compared.
     Judging,
-    /// Too few pods of the canary are ready.
+    /// Too few pods of the canary are ready, or the baseline is in an incident.
     Holding,
     /// Somebody, or data, is waited for.
     Paused,
@@ -361,13 +418,21 @@ pub struct AnalysisStatus {
     #[schemars(length(max = 4))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gauges: Vec<GaugeRecord>,
-    /// What is remembered of the samples so far.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What is remembered of the samples so far: for the controller alone, and another one with each version of it. What cannot
+    /// be read is as if it were not there.
+    #[schemars(schema_with = "crate::run::opaque")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "if_readable")]
     pub checkpoint: Option<Checkpoint>,
     /// Since when the source fails.
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Instant>,
+}
+
+/// Of a field whose form the schema leaves open: what cannot be read is as if it were not there.
+fn if_readable<'de, T: DeserializeOwned + Default, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 /// What the data says.
@@ -388,6 +453,10 @@ pub enum Verdict {
     NoTraffic,
     /// There are no metrics.
     NotAnalysed,
+    /// The baseline is in an incident.
+    Incident,
+    /// The canary violates a service level objective.
+    SloViolated,
     /// Written by another version.
     #[serde(other)]
     Unknown,
@@ -424,7 +493,7 @@ pub struct MetricStatus {
 }
 
 /// What is remembered of the samples so far: the base of the next fold. Times are in milliseconds since 1970.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     /// When it was written.
@@ -444,28 +513,24 @@ pub struct Checkpoint {
     /// What was not seen lately.
     pub silent: Silence,
     /// By metric.
-    #[schemars(extend("maxProperties" = 10))]
     pub metrics: BTreeMap<String, MetricCheckpoint>,
     /// By gauge.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("default" = null, "maxProperties" = 4))]
     pub gauges: BTreeMap<String, GaugeCheckpoint>,
     /// The age of the step from which gauges may be looked at because all else is shown.
     #[serde(default)]
     pub hold_min: i64,
     /// Since when young pods are ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("default" = null, "maxProperties" = 200))]
     pub young: BTreeMap<String, i64>,
     /// The target that is used, for pods with more than one: by "metric pod", the time in ms since when, a space, and
     /// its labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("default" = null, "maxProperties" = 200))]
     pub targets: BTreeMap<String, String>,
 }
 
 /// Time in a row, in ms, in which something was not seen; and what was seen meanwhile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Silence {
     /// No sample of the canary.
@@ -481,17 +546,15 @@ pub struct Silence {
 }
 
 /// What is remembered of one metric.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MetricCheckpoint {
     /// The capital of the test against "not worse than tolerated", base64; of a distribution with its buckets.
-    #[schemars(length(max = 8192))]
     pub event: String,
     /// Of a distribution: the bound above which values are counted for the other test, in the unit of the histogram.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub above: Option<f64>,
     /// The capital of the non-inferiority process, base64; absent before the first round of a step.
-    #[schemars(length(max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safe: Option<String>,
     /// The end of the open block; 0 without one.
@@ -503,26 +566,66 @@ pub struct MetricCheckpoint {
     pub counted_from: i64,
     /// Counts, those of this step first, at most eight rows of canary events, baseline events, canary exposure,
     /// baseline exposure.
-    #[schemars(length(max = 8), inner(length(max = 4)))]
     pub rows: Vec<[f64; 4]>,
+    /// Of a ratio: both cohorts against a rate of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<LimitCheckpoint>,
+}
+
+/// What is remembered of both cohorts of a ratio against an absolute rate. Times are in milliseconds since 1970; 0 is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitCheckpoint {
+    /// The rate; 0 while it is being found in the first minutes of the run.
+    pub rate: f64,
+    /// The capital of the baseline's test, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
+    /// The capital of the canary's, base64, if there is an objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
+    /// The canary's counts of the run.
+    #[serde(default, skip_serializing_if = "nobody")]
+    pub run: Cohort,
+    /// The start of the open block, or of what is counted for the rate.
+    #[serde(default, skip_serializing_if = "zero")]
+    pub from: i64,
+    /// The baseline's counts since then.
+    #[serde(default, skip_serializing_if = "nobody")]
+    pub open: Cohort,
+    /// The start of the first block in a row above the rate.
+    #[serde(default, skip_serializing_if = "zero")]
+    pub above_since: i64,
+    /// The baseline's counts of these blocks.
+    #[serde(default, skip_serializing_if = "nobody")]
+    pub above: Cohort,
+    /// The start of the last incident,
+    #[serde(default, skip_serializing_if = "zero")]
+    pub since: i64,
+    /// when it was noticed,
+    #[serde(default, skip_serializing_if = "zero")]
+    pub noticed: i64,
+    /// and when it was over.
+    #[serde(default, skip_serializing_if = "zero")]
+    pub over: i64,
+    /// Blocks in a row below the rate during an incident.
+    #[serde(default, skip_serializing_if = "zero")]
+    pub clean: i64,
 }
 
 /// What is remembered of one gauge.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GaugeCheckpoint {
     /// Of some of the canary's pods, by the end of their names: sums, base64.
-    #[schemars(extend("maxProperties" = 16))]
     pub canary: BTreeMap<String, String>,
     /// Of some of the baseline's.
-    #[schemars(extend("maxProperties" = 16))]
     pub baseline: BTreeMap<String, String>,
     /// The looks of this run so far.
     pub looks: i32,
     /// In this step there was one because all else was shown.
     pub asked: bool,
     /// The last one of this step.
-    #[schemars(schema_with = "crate::run::opaque")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<GaugeRecord>,
 }
@@ -531,7 +634,9 @@ pub struct GaugeCheckpoint {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pending {
-    /// The record, with the number that makes it unique within the Rollout.
+    /// The record, with the number that makes it unique within the Rollout: as in a `RolloutRun`.
+    #[schemars(schema_with = "crate::run::opaque")]
+    #[serde(deserialize_with = "if_readable")]
     pub record: DecisionRecord,
     /// Whose record it belongs to.
     #[schemars(length(max = 253))]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use davylamp_api::conditions::Reason;
 use davylamp_api::run::{DecisionRecord, GaugeRecord, MetricRecord, broken};
 use davylamp_api::{MetricSourceSpec, RolloutRunSpec, RolloutRunStatus, labels};
 use davylamp_controller::metrics::{PrometheusApi, Wanted, fetch_once};
@@ -224,6 +225,9 @@ impl Verified {
         writeln!(out, "{run}: {decisions} decisions, {} of them with evidence", checked.len())?;
         for Line { number, from, to, rule, same, unfounded, differs, gauges } in checked {
             let verdict = match (same, unfounded) {
+                (true, _) if rule == Reason::SharedIncident.as_str() => {
+                    "the same; what other Rollouts noticed is not recomputed"
+                }
                 (true, _) => "the same",
                 (false, true) => "DIFFERS, and does not suffice",
                 (false, false) => "DIFFERS",
@@ -267,9 +271,10 @@ fn look(record: &GaugeRecord) -> String {
 
 /// "41 of 8,210 against 66 of 30,400, ln e 5.312 against the tolerated, 1.021 for the margin".
 fn evidence(record: &MetricRecord) -> String {
-    let MetricRecord { canary, baseline, log_e, log_e_non_inferior, .. } = record;
+    let MetricRecord { canary, baseline, log_e, log_e_non_inferior, limit, .. } = record;
+    let limit = limit.map(|limit| format!(", {} of an incident", limit.log_e_baseline)).unwrap_or_default();
     format!(
-        "{} of {} against {} of {}; ln e {log_e} that it is worse, {log_e_non_inferior} that it is good enough",
+        "{} of {} against {} of {}; ln e {log_e} that it is worse, {log_e_non_inferior} that it is good enough{limit}",
         count(whole(canary.events)),
         count(whole(canary.exposure)),
         count(whole(baseline.events)),

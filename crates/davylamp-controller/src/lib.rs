@@ -9,6 +9,7 @@ pub mod call;
 pub mod clock;
 pub mod crd;
 pub mod events;
+pub mod incidents;
 pub mod json;
 pub mod key;
 pub mod leader;

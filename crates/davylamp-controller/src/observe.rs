@@ -8,7 +8,7 @@ use davylamp_api::rollout::RouteRef;
 use davylamp_api::source::MetricSource;
 use davylamp_api::status::RolloutStatus;
 use davylamp_api::template::{AnalysisTemplate, AnalysisTemplateSpec, ClusterAnalysisTemplate, Scope};
-use davylamp_api::{RolloutRunSpec, RolloutSpec, labels};
+use davylamp_api::{Instant, RolloutRunSpec, RolloutSpec, labels};
 use davylamp_engine::observed::{
     Action, Entrance, Hash, Meta, Observed, Pod, Revision, Role, Route, Service, Source,
 };
@@ -249,9 +249,15 @@ impl Parents for Caches {
     }
 }
 
-/// The world of one Rollout, from the caches and the sample buffer.
+/// The world of one Rollout, from the caches, the sample buffer, and what other Rollouts have noticed.
 #[must_use]
-pub fn world(subject: &Subject, caches: &Caches, sampler: &Sampler, memory: &Memory) -> Observed {
+pub fn world(
+    subject: &Subject,
+    caches: &Caches,
+    sampler: &Sampler,
+    memory: &Memory,
+    incidents: BTreeMap<String, Instant>,
+) -> Observed {
     let Subject { key, uid, view, .. } = subject;
     let metadata = &view.metadata;
     Observed {
@@ -273,6 +279,7 @@ pub fn world(subject: &Subject, caches: &Caches, sampler: &Sampler, memory: &Mem
         source: source(subject, caches),
         samples: sampler.samples(key).map(|samples| (*samples).clone()),
         learnt: sampler.learnt(key).map(|learnt| (*learnt).clone()),
+        incidents,
     }
 }
 

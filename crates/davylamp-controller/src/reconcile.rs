@@ -13,6 +13,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::apply::{self, Applier, ApplyError, Effect};
 use crate::call::CallError;
 use crate::clock::Clock;
+use crate::incidents::Incidents;
 use crate::key::Key;
 use crate::memory::Memories;
 use crate::metrics::{Sampler, Wanted, WantedHistory};
@@ -32,6 +33,8 @@ pub struct Context {
     pub sampler: Sampler,
     /// What the process remembers.
     pub memories: Memories,
+    /// What Rollouts have noticed of their baselines.
+    pub incidents: Incidents,
     /// Writes statuses.
     pub writer: StatusWriter,
     /// Writes everything else.
@@ -100,7 +103,9 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
     let now = ctx.clock.now();
     let subject = Subject::new(view, &ctx.caches, &ctx.memories);
     let memory = ctx.memories.get(key, &subject.uid);
-    let observed = observe::world(&subject, &ctx.caches, &ctx.sampler, &memory);
+    ctx.incidents.note(key, &subject.status);
+    let incidents = ctx.incidents.of_others(key, now);
+    let observed = observe::world(&subject, &ctx.caches, &ctx.sampler, &memory, incidents);
     let Decision { status, desired, wake } = decide(&subject.input, &subject.status, &observed, now);
 
     // The names of Services and routes in the next status count for what follows.
@@ -112,6 +117,7 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
         let written =
             ctx.writer.write(&subject, &decided.status, &ctx.caches).await.map_err(ReconcileError::Record)?;
         tell_transition(&subject, &decided, ctx);
+        ctx.incidents.note(key, &decided.status);
         Subject { view: Arc::new(written), ..decided }
     } else {
         decided

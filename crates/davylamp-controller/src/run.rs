@@ -22,6 +22,7 @@ use crate::cache::{self, Kind};
 use crate::call::Caller;
 use crate::clock::Clock;
 use crate::events::Recorder;
+use crate::incidents::Incidents;
 use crate::key::Key;
 use crate::leader::{self, Elector};
 use crate::memory::Memories;
@@ -86,6 +87,7 @@ pub async fn run(
 
     let queue = Queue::default();
     let (caches, keys) = watch_all(&client, &telemetry, &queue, &mut tasks);
+    let held = Wakes { queue: queue.clone(), rollouts: caches.rollouts.clone() };
     let woken = queue.clone();
     let metrics = Arc::new(Counted::new(metrics, telemetry.clone()));
     let sampler = Sampler::new(metrics, clock, move |key| woken.push(key.clone()));
@@ -96,6 +98,7 @@ pub async fn run(
         caches: caches.clone(),
         sampler,
         memories: Memories::default(),
+        incidents: Incidents::new(move || held.wake_driven()),
         writer: StatusWriter::new(caller.clone()),
         applier: Applier::new(caller.clone()),
         outbox: Outbox::new(caller, recorder),
@@ -119,6 +122,7 @@ pub async fn run(
         ended = tasks.join_next() => return Err(failed(ended)),
     };
     queue.open();
+    note_incidents(&context);
     let work = work(context, &caches, keys, config.concurrency);
     let ended = tokio::select! {
         lost = held.keep() => Err(lost.into()),
@@ -139,6 +143,16 @@ fn failed(ended: Option<Result<Result<(), RunError>, tokio::task::JoinError>>) -
     }
 }
 
+/// As far as the statuses know: before the first pass, so that none of them goes on alone.
+fn note_incidents(context: &Context) {
+    let noticed = |rollout: &RolloutView| rollout.status.as_str().contains("\"incident\":{");
+    for rollout in context.caches.rollouts.list(None, noticed) {
+        if let Ok(status) = rollout.status.parse() {
+            context.incidents.note(&Key::of(&*rollout), &status);
+        }
+    }
+}
+
 async fn work(context: Arc<Context>, caches: &Caches, keys: mpsc::UnboundedReceiver<Key>, concurrency: u16) {
     let forget = context.clone();
     let all = stream::iter(caches.rollouts.keys());
@@ -149,6 +163,7 @@ async fn work(context: Arc<Context>, caches: &Caches, keys: mpsc::UnboundedRecei
             forget.sampler.forget(&key);
             forget.telemetry.forget(&key);
             forget.memories.forget(&key);
+            forget.incidents.forget(&key);
         }
         let request = ObjectRef::<RolloutView>::new(&key.name).within(&key.namespace);
         std::future::ready(known.then_some(Ok::<_, Infallible>(request)))
@@ -314,11 +329,13 @@ impl Wakes {
 
     /// Rollouts whose routes are driven.
     fn in_flight<K: Resource>(&self) -> impl FnMut(&K) + Send + 'static {
-        let (queue, rollouts) = (self.queue.clone(), self.rollouts.clone());
-        move |_: &K| {
-            for rollout in rollouts.list(None, |r| r.status.as_str().contains("\"originals\"")) {
-                queue.push(Key::of(&*rollout));
-            }
+        let wakes = Self { queue: self.queue.clone(), rollouts: self.rollouts.clone() };
+        move |_: &K| wakes.wake_driven()
+    }
+
+    fn wake_driven(&self) {
+        for rollout in self.rollouts.list(None, |r| r.status.as_str().contains("\"originals\"")) {
+            self.queue.push(Key::of(&*rollout));
         }
     }
 }

@@ -168,6 +168,7 @@ impl Metric {
             block: blocks.map_or(default.block, |b| from_seconds(b.block_seconds)),
             clip: blocks.map_or(default.clip, |b| b.clip),
             pod_effect: rounded(tau.min(MOST_EFFECT)),
+            rate: self.above.is_none().then(|| usual(&pods)).flatten(),
             pods: i32::try_from(all).unwrap_or(i32::MAX),
             history: span,
             placebos: blocks.map_or(0, |b| i32::try_from(b.placebos).unwrap_or(i32::MAX)),
@@ -243,7 +244,8 @@ pub(crate) fn usable(learnt: Option<&Calibrated>, interval: i64) -> Calibrated {
     let clip = Some(&learnt.clip).filter(is_usable).copied().unwrap_or(default.clip);
     let is_usable = |effect: &&f64| (0.0..=MOST_EFFECT).contains(*effect);
     let pod_effect = Some(&learnt.pod_effect).filter(is_usable).copied().unwrap_or(default.pod_effect);
-    Calibrated { block, clip, pod_effect, ..learnt.clone() }
+    let rate = learnt.rate.filter(|rate| rate.is_finite() && *rate >= 0.0);
+    Calibrated { block, clip, pod_effect, rate, ..learnt.clone() }
 }
 
 /// Without a history.
@@ -284,6 +286,13 @@ fn sizes(steps: &[(Percent, Option<i32>)], pods: usize) -> BTreeSet<usize> {
 
 fn is_long(pod: &[Past]) -> bool {
     pod.iter().map(|past| past.to - past.from).sum::<i64>() >= LONG_ENOUGH
+}
+
+/// One event more than was seen, of all.
+fn usual(pods: &[Vec<Past>]) -> Option<f64> {
+    let pods = pods.iter().map(|pod| sum(pod));
+    let (events, exposure) = pods.fold((1.0, 0.0), |(x, n), pod| (x + pod.events, n + pod.exposure));
+    (exposure > 0.0).then(|| rounded(events / exposure))
 }
 
 fn sum(pod: &[Past]) -> PodCounts {

@@ -14,7 +14,7 @@ use crate::decision::{Decision, Why};
 use crate::observed::{Action, Observed};
 use crate::pass::Pass;
 use crate::program::{Conduct, Input, step_view};
-use crate::{conflicts, desired, explain, states, steps};
+use crate::{conflicts, desired, explain, incidents, states, steps};
 
 /// More transitions than any history needs in one pass.
 const TRANSITIONS: usize = 64;
@@ -46,6 +46,7 @@ pub fn decide(input: &Input, status: &RolloutStatus, observed: &Observed, now: I
     if conflicts::note(&mut pass) {
         settle(&mut pass);
     }
+    incidents::note(&mut pass);
     pass.note_pods();
     write_checkpoint(&mut pass, status);
     // A run that began in this pass has something to note it in only now.
@@ -261,22 +262,42 @@ fn promote(pass: &mut Pass<'_>, action: &Action, who: &str) -> Result<String, St
         now.approved = true;
         now.full |= action.full;
     }
-    if action.full {
+    let told = pass.status.told;
+    let message = if action.full {
         let message = format!("promoted in full{who}: the pods come first");
         steps::promote_all(pass, message.clone());
-        return Ok(message);
+        message
+    } else {
+        let message = format!("step {} of {} promoted{who}", step.index, step.of);
+        promote_step(pass, &message);
+        message
+    };
+    if pass.status.told > told
+        && let Some(fold) = &mut pass.fold
+    {
+        fold.forgive();
     }
-    let message = format!("step {} of {} promoted{who}", step.index, step.of);
-    let judged_alone = pass.step().is_none_or(|s| s.approval.is_none());
-    if pass.state() == StateName::Paused || (pass.state() == StateName::Judging && judged_alone) {
-        steps::next_step(pass, Reason::Promote, &message);
-    }
+    // Somebody knows of the incident, and of what the canary does to its objective.
+    pass.status.incidents_after = Some(pass.now);
     Ok(message)
+}
+
+fn promote_step(pass: &mut Pass<'_>, message: &str) {
+    let (state, reason) = (pass.state(), pass.reason());
+    let waits = incidents::is_reason(reason) || reason == Reason::SloViolated;
+    let judged_alone = pass.step().is_none_or(|s| s.approval.is_none());
+    if waits && pass.weight() < pass.step_weight() {
+        // It has not had its weight, or not for long.
+        steps::scale(pass, Reason::Promote, message);
+    } else if state == StateName::Paused || waits || (state == StateName::Judging && judged_alone) {
+        steps::next_step(pass, Reason::Promote, message);
+    }
 }
 
 /// At a transition, and once a minute: the evidence as it is, and the base of the next fold.
 fn write_checkpoint(pass: &mut Pass<'_>, before: &RolloutStatus) {
-    let transition = pass.moved || before.state != pass.status.state;
+    let transition =
+        pass.moved || before.state != pass.status.state || before.incident != pass.status.incident;
     let now = pass.now;
     let Some(fold) = &pass.fold else {
         if pass.conduct.is_some_and(|c| c.analysis.is_empty()) && pass.status.canary.is_some() {

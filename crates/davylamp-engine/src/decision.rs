@@ -151,6 +151,8 @@ pub enum Why {
     NoData,
     /// The checkpoint is written.
     Checkpoint,
+    /// Incidents of several Rollouts are over.
+    Incident,
 }
 
 impl Why {
@@ -167,6 +169,7 @@ impl Why {
             Self::OldPods => "old-pods",
             Self::NoData => "no-data",
             Self::Checkpoint => "checkpoint",
+            Self::Incident => "incident",
         }
     }
 }

@@ -256,7 +256,7 @@ fn weights(pass: &Pass<'_>) -> BTreeMap<davylamp_api::rollout::RouteRef, RouteGo
 
 fn query(pass: &Pass<'_>) -> Option<Query> {
     let plan = &pass.conduct?.analysis;
-    let fold = pass.fold.as_ref().filter(|f| f.is_open() && pass.weight() > Percent::ZERO)?;
+    let fold = pass.fold.as_ref().filter(|fold| fold.is_open())?;
     let sampling = plan.sampling?;
     let since = pass.status.analysis.as_ref()?.checkpoint.as_ref().filter(|c| c.t0 > 0)?.folded_until;
     let prefix = |hash: &str| pod_prefix(&pass.observed.meta.name, hash);

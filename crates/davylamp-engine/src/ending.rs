@@ -7,6 +7,7 @@ use davylamp_api::status::{OldPods, Stage, StateName, Verdict};
 
 use crate::decision::Why;
 use crate::explain;
+use crate::incidents;
 use crate::observed::Role;
 use crate::pass::{Pass, later};
 use crate::states::{deadline, reject};
@@ -18,7 +19,10 @@ const OLD_PODS: i64 = 60_000;
 const ATTEMPTS: i32 = 3;
 
 pub(crate) fn promoting(pass: &mut Pass<'_>) -> bool {
-    if judged(pass) || capacity_low(pass) {
+    if judged(pass)
+        || (pass.weight() < Percent::FULL && incidents::hold(pass, pass.now))
+        || capacity_low(pass)
+    {
         return true;
     }
     // Scaled to nothing: one pod shows that it runs at all.
@@ -118,6 +122,9 @@ fn end(pass: &mut Pass<'_>) {
     pass.status.services = None;
     pass.status.conflicts = None;
     pass.status.capacity_low_since = None;
+    pass.status.incident = None;
+    pass.status.held = None;
+    pass.status.incidents_after = None;
     pass.fold = None;
     if let Some(analysis) = &mut pass.status.analysis {
         analysis.checkpoint = None;

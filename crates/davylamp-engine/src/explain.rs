@@ -3,11 +3,12 @@
 
 use davylamp_api::conditions::{self, ConditionType, Reason, Wanted};
 use davylamp_api::rollout::RouteRef;
-use davylamp_api::run::{GaugeRecord, Interval, MetricRecord};
+use davylamp_api::run::{Cohort, GaugeRecord, Interval, MetricRecord};
 use davylamp_api::scalar::Percent;
-use davylamp_api::status::{Phase, RolloutStatus, Stage, StateName, Verdict};
+use davylamp_api::status::{IncidentStatus, Phase, RolloutStatus, Stage, StateName, Verdict};
 
 use crate::fold::Fold;
+use crate::incidents;
 use crate::observed::{Action, Role, Source, Template};
 use crate::pass::{Pass, later};
 use crate::program::{Conduct, GaugePlan};
@@ -199,6 +200,113 @@ pub(crate) fn inconclusive(pass: &Pass<'_>) -> String {
     )
 }
 
+/// A time as it stands in records, in whole seconds.
+fn time(at: davylamp_api::Instant) -> davylamp_api::Instant {
+    davylamp_api::Instant::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn share(n: f64) -> String {
+    format!("{:.2} %", 100.0 * n)
+}
+
+/// "errors of the baseline: 312 of 5,100 (6.12 %) since 2026-01-01T12:03:15Z, above 1.50 %".
+fn incident(pass: &Pass<'_>) -> Option<String> {
+    let fold = pass.fold.as_ref()?;
+    let incident = fold.incident()?;
+    let limit = fold.records().into_iter().find(|record| record.name == incident.metric)?.limit?;
+    let Cohort { events, exposure } = limit.baseline;
+    Some(format!(
+        "{} of the baseline: {} of {} ({}) since {}, above {}",
+        incident.metric,
+        count(events),
+        count(exposure),
+        share(events / exposure.max(1.0)),
+        time(incident.since),
+        share(limit.rate)
+    ))
+}
+
+/// Names some of them.
+fn shared(pass: &Pass<'_>) -> String {
+    let names: Vec<_> = pass.observed.incidents.keys().map(String::as_str).take(3).collect();
+    let own = pass.fold.as_ref().is_some_and(Fold::in_incident);
+    let own = if own { "this Rollout, " } else { "" };
+    format!("several Rollouts have had incidents within two minutes: {own}{}", names.join(", "))
+}
+
+/// Why a run is held.
+pub(crate) fn held(pass: &Pass<'_>, reason: Reason) -> String {
+    if reason == Reason::SharedIncident {
+        return format!("{}; nothing is promoted meanwhile, and it goes on by itself", shared(pass));
+    }
+    let incident = incident(pass).unwrap_or_else(|| "the baseline is in an incident".to_owned());
+    format!("{incident}; nothing is promoted until it is below for three blocks")
+}
+
+pub(crate) fn stepped_back(pass: &Pass<'_>, before: Percent, again: bool) -> String {
+    let incident = incident(pass).unwrap_or_else(|| "the baseline is in an incident".to_owned());
+    let weight = pass.weight();
+    if again {
+        format!("{incident}, again right after {weight}: back to {before}, to stay there")
+    } else {
+        format!(
+            "{incident}, right after {weight}: back to {before} for two minutes, to see whether that ends it"
+        )
+    }
+}
+
+pub(crate) fn interference(pass: &Pass<'_>) -> String {
+    let (step, now) = (pass.step_weight(), pass.weight());
+    format!(
+        "twice the baseline failed right after {step} went to the canary, which seems to break what both need; {now} is kept:          fix what they share and promote this step, abort, or apply another template"
+    )
+}
+
+pub(crate) fn held_too_long(pass: &Pass<'_>) -> String {
+    let why = if pass.reason() == Reason::SharedIncident {
+        shared(pass)
+    } else {
+        incident(pass).unwrap_or_else(|| "the weight did not go back in time".to_owned())
+    };
+    format!("{why}; held for an hour: it goes on when that is over; promote if this is usual now, or abort")
+}
+
+pub(crate) fn over(pass: &Pass<'_>) -> String {
+    let own = pass.fold.as_ref().filter(|_| pass.reason() != Reason::SharedIncident);
+    let incident = own.and_then(Fold::incident);
+    match incident.and_then(|incident| Some((incident.over?, incident))) {
+        Some((over, incident)) => format!(
+            "the incident that began at {} is over: {} of the baseline below {} since three blocks, at {}",
+            time(incident.since),
+            incident.metric,
+            share(incident.limit),
+            time(over)
+        ),
+        None => "the incidents of several Rollouts are over".to_owned(),
+    }
+}
+
+/// "errors 41 of 1,200 (3.42 %), where 1.00 % are allowed".
+pub(crate) fn violated(pass: &Pass<'_>, metrics: &[usize]) -> String {
+    let records = pass.fold.as_ref().map(Fold::records).unwrap_or_default();
+    let sentence = |record: &MetricRecord| {
+        let limit = record.limit?;
+        let Cohort { events, exposure } = limit.canary?;
+        let (name, rate) = (&record.name, share(events / exposure.max(1.0)));
+        let allowed = share(limit.rate);
+        Some(format!(
+            "{name} of the canary: {} of {} ({rate}), where {allowed} is allowed",
+            count(events),
+            count(exposure)
+        ))
+    };
+    let violated: Vec<String> = metrics.iter().filter_map(|i| sentence(records.get(*i)?)).collect();
+    format!(
+        "{}; the objective is violated, whoever is the cause: promote this step, abort, or apply another template",
+        violated.join("; ")
+    )
+}
+
 pub(crate) fn asked_by(action: &Action) -> String {
     let who = action.requested_by.as_ref().map(|w| format!(" by {w} (unverified)")).unwrap_or_default();
     let why = action.reason.as_ref().map(|w| format!(" ({w})")).unwrap_or_default();
@@ -320,6 +428,8 @@ pub(crate) fn verdict(pass: &Pass<'_>, fold: &Fold<'_>) -> Verdict {
         (StateName::Paused, Reason::Inconclusive) => Verdict::Inconclusive,
         (StateName::Paused, Reason::NoData | Reason::SourceUnavailable) => Verdict::NoData,
         (StateName::Paused, Reason::NoTraffic) => Verdict::NoTraffic,
+        (StateName::Paused, Reason::SloViolated) => Verdict::SloViolated,
+        (_, reason) if incidents::is_reason(reason) => Verdict::Incident,
         _ if fold.regressed() => Verdict::Regressed,
         _ if fold.safe() => Verdict::Pass,
         _ => Verdict::Collecting,
@@ -396,10 +506,31 @@ pub(crate) fn conditions(pass: &mut Pass<'_>, before: &RolloutStatus) {
     wanted.extend(services(pass));
     wanted.push(traffic(pass));
     wanted.extend(analysis(pass));
+    wanted.extend(incident_condition(pass));
     let (generation, now) = (pass.input.generation, pass.now);
     for condition in wanted {
         conditions::set(&mut pass.status.conditions, condition, generation, now);
     }
+}
+
+/// It is there from the first incident on.
+fn incident_condition(pass: &Pass<'_>) -> Option<Wanted> {
+    let kind = ConditionType::Incident;
+    let on = pass.status.incident.as_ref().filter(|incident| incident.over.is_none());
+    let shared_now = pass.in_flight() && incidents::shared_until(pass).is_some();
+    let (status, reason, message) = match on {
+        _ if shared_now => (true, Reason::SharedIncident, shared(pass)),
+        Some(incident) => {
+            let IncidentStatus { metric, limit, since, .. } = incident;
+            let (limit, since) = (share(*limit), time(*since));
+            (true, Reason::Incident, format!("{metric} of the baseline above {limit} since {since}"))
+        }
+        None => {
+            conditions::get(&pass.status.conditions, kind)?;
+            (false, Reason::AsExpected, "no incident is on".to_owned())
+        }
+    };
+    Some(Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) })
 }
 
 fn message(pass: &Pass<'_>, before: &RolloutStatus, invalid: Option<String>) -> String {

@@ -8,6 +8,7 @@
 //! lies after the settle time and its pod was warm by then.
 
 mod gauge;
+mod limit;
 mod metric;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use davylamp_api::Instant;
 use davylamp_api::run::{GaugeRecord, MetricRecord};
 use davylamp_api::scalar::Percent;
-use davylamp_api::status::{Checkpoint, MetricStatus, Silence};
+use davylamp_api::status::{Checkpoint, IncidentStatus, MetricStatus, Silence};
 
 use self::gauge::GaugeFold;
 use self::metric::{MetricFold, Seen};
@@ -297,6 +298,9 @@ impl<'a> Fold<'a> {
         self.folded += 1;
         self.checkpoint.folded_until = round.end;
         for ((metric, plan), seen) in self.metrics.iter_mut().zip(&self.plan.metrics).zip(&round.seen) {
+            if let Some(limit) = &mut metric.limit {
+                limit.take(&seen.counts, round.end, self.interval);
+            }
             let of_traffic = (plan.exposure == Exposure::Traffic).then(|| seen.of_traffic(self.share));
             let seen = of_traffic.as_ref().unwrap_or(seen);
             let inside = round.end <= metric.block_until;
@@ -401,6 +405,35 @@ impl<'a> Fold<'a> {
     /// The evidence of what is counted suffices to roll back.
     pub(crate) fn counts_regressed(&self) -> bool {
         !self.metrics.is_empty() && self.log_e() >= -libm::log(self.plan.alpha)
+    }
+
+    /// The baseline is in an incident.
+    pub(crate) fn in_incident(&self) -> bool {
+        self.metrics.iter().filter_map(|metric| metric.limit.as_ref()).any(limit::Limit::is_on)
+    }
+
+    /// The last whole block of the baseline lies above its limit: perhaps an incident begins.
+    pub(crate) fn is_suspicious(&self) -> bool {
+        self.metrics.iter().filter_map(|metric| metric.limit.as_ref()).any(limit::Limit::is_above)
+    }
+
+    /// The incident of the baseline that is on and was noticed first, else the last one.
+    pub(crate) fn incident(&self) -> Option<IncidentStatus> {
+        let metrics = self.metrics.iter().zip(&self.plan.metrics);
+        let incidents = || metrics.clone().filter_map(|(m, plan)| m.limit.as_ref()?.incident(&plan.name));
+        let on = incidents().filter(|incident| incident.over.is_none()).min_by_key(|i| i.noticed);
+        on.or_else(|| incidents().max_by_key(|incident| incident.noticed))
+    }
+
+    /// The metrics whose objectives the canary violates.
+    pub(crate) fn violated(&self) -> Vec<usize> {
+        let violated = |metric: &MetricFold| metric.limit.as_ref().is_some_and(limit::Limit::is_violated);
+        (0..).zip(&self.metrics).filter(|(_, metric)| violated(metric)).map(|(i, _)| i).collect()
+    }
+
+    /// Objectives are tested anew.
+    pub(crate) fn forgive(&mut self) {
+        self.metrics.iter_mut().filter_map(|metric| metric.limit.as_mut()).for_each(limit::Limit::forgive);
     }
 
     /// Each metric that decides is shown not to be worse than the margin of this step.

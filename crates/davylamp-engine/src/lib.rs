@@ -10,6 +10,7 @@ mod desired;
 mod ending;
 mod explain;
 mod fold;
+mod incidents;
 pub mod observed;
 mod pass;
 mod program;
@@ -24,5 +25,5 @@ pub use calibration::History;
 pub use decide::decide;
 pub use decision::{Decision, Desired, HistoryQuery, MetricQuery, Query, RouteGoal, Wake, Why};
 pub use program::{
-    CohortPods, Conduct, Exposure, GaugePlan, Input, MetricPlan, Plan, Problem, Program, pods_for,
+    CohortPods, Conduct, Exposure, GaugePlan, Input, LimitPlan, MetricPlan, Plan, Problem, Program, pods_for,
 };

@@ -43,6 +43,8 @@ pub struct Observed {
     pub samples: Option<Samples>,
     /// What the stable pods' history says.
     pub learnt: Option<Learnt>,
+    /// When the last incidents of the baselines of other Rollouts were noticed, by namespace and name.
+    pub incidents: BTreeMap<String, Instant>,
 }
 
 /// The Rollout itself.

@@ -134,7 +134,7 @@ impl<'a> Pass<'a> {
 
     fn tell(&mut self, from: Option<StateName>, to: StateName, reason: Reason, message: String) {
         self.status.told = self.status.told.saturating_add(1);
-        let judged = self.fold.as_ref().filter(|_| self.weight() > Percent::ZERO);
+        let judged = self.fold.as_ref().filter(|fold| self.weight() > Percent::ZERO || fold.is_open());
         let (after, young) = judged.map(Fold::left_out).unwrap_or_default();
         let record = DecisionRecord {
             number: self.status.told,
@@ -253,6 +253,15 @@ impl<'a> Pass<'a> {
             .map(|s| s.weight)
             .or_else(|| self.status.step.as_ref().map(|s| s.weight))
             .unwrap_or_default()
+    }
+
+    /// The step that is present or was last and has this weight: its index, and the weight before.
+    pub(crate) fn step_of(&self, weight: Percent) -> Option<(i32, Percent)> {
+        let present = usize::try_from(self.status.step.as_ref()?.index).ok()?;
+        let done = self.steps().get(..present)?;
+        let at = done.iter().rposition(|step| step.weight == weight).filter(|at| at + 2 >= present)?;
+        let before = at.checked_sub(1).and_then(|before| done.get(before));
+        Some((i32::try_from(at).ok()? + 1, before.map_or(Percent::ZERO, |step| step.weight)))
     }
 
     /// The weight after the present step: that of the next one, or all.

@@ -23,6 +23,7 @@ use serde_json::Value;
 pub use self::gauge::GaugePlan;
 use crate::calibration;
 use crate::decision::MetricQuery;
+use crate::fold::rounded;
 use crate::observed::Hash;
 use crate::selector::{self, SelectorError};
 
@@ -156,6 +157,35 @@ pub struct MetricPlan {
     pub clip: f64,
     /// The standard deviation of ln of the rate between pods of one version.
     pub pod_effect: f64,
+    /// Of a ratio that decides or has an objective: both cohorts against an absolute rate.
+    pub limit: Option<LimitPlan>,
+}
+
+/// Rates that can be tested against.
+pub(crate) const LIMITS: std::ops::RangeInclusive<f64> = 1e-6..=0.5;
+/// Without a floor, rates below this are no incident.
+const LOWEST_INCIDENT: f64 = 0.001;
+/// So many times the usual rate is an incident.
+const UNUSUAL: f64 = 3.0;
+
+/// Both cohorts of a ratio against an absolute rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LimitPlan {
+    /// What an objective allows, or else several times the usual rate of the stable pods; None while that is unknown.
+    pub rate: Option<f64>,
+    /// There is an objective.
+    pub objective: bool,
+    /// Rates below this are no incident.
+    pub lowest: f64,
+}
+
+impl LimitPlan {
+    /// The rate above which a baseline with this usual one is in an incident.
+    #[must_use]
+    pub fn above_usual(&self, usual: f64) -> f64 {
+        // What is written down and read again must not change.
+        rounded((UNUSUAL * usual).max(self.lowest).clamp(*LIMITS.start(), *LIMITS.end()))
+    }
 }
 
 /// What the events of a metric are counted for.
@@ -278,9 +308,12 @@ impl Plan {
         self.sampling = sampling;
         let interval = self.interval();
         for metric in &mut self.metrics {
-            let Calibrated { block, clip, pod_effect, .. } =
+            let Calibrated { block, clip, pod_effect, rate, .. } =
                 calibration::usable(learnt.get(&metric.name), interval);
             (metric.block, metric.clip, metric.pod_effect) = (block.millis(), clip, pod_effect);
+            if let Some(limit) = metric.limit.as_mut().filter(|limit| !limit.objective) {
+                limit.rate = rate.map(|usual| limit.above_usual(usual));
+            }
         }
     }
 }
@@ -543,6 +576,7 @@ fn plan(written: &Analysis, steps: &[Step], problems: &mut Vec<Problem>) -> Plan
     if gauges.len() > MOST_GAUGES {
         problems.push(problem("spec.analysis.metrics", "more than 4 gauges", "choose at most 4 of them"));
     }
+    set_objectives(written, &mut metrics, problems);
     let history = written.calibration.as_ref().and_then(|calibration| calibration.history);
     let history = history.unwrap_or(HISTORY);
     if history > LONGEST_HISTORY {
@@ -571,6 +605,33 @@ fn plan(written: &Analysis, steps: &[Step], problems: &mut Vec<Problem>) -> Plan
         metrics,
         gauges,
         sampling: None,
+    }
+}
+
+/// What an objective allows is the limit of its metric, for both cohorts.
+fn set_objectives(written: &Analysis, metrics: &mut [MetricPlan], problems: &mut Vec<Problem>) {
+    for (i, slo) in written.slos.iter().enumerate() {
+        let path = format!("spec.analysis.slos[{i}]");
+        let allowed = rounded(slo.burn_rate.unwrap_or(1.0) * (1.0 - slo.objective.share()));
+        let usable = LIMITS.contains(&allowed);
+        if !usable {
+            problems.push(problem(
+                &path,
+                &format!("burnRate times what {} allows is {allowed}", slo.objective),
+                "write an objective below 100%, of which burnRate times the rest is at most a half",
+            ));
+        }
+        let ratio =
+            written.metrics.iter().position(|metric| metric.name == slo.metric && metric.ratio.is_some());
+        let Some(metric) = ratio.and_then(|index| metrics.get_mut(index)) else {
+            problems.push(problem(
+                &format!("{path}.metric"),
+                &format!("{:?} is no ratio that is compared", slo.metric),
+                "name a metric with events and total, or with slowerThan",
+            ));
+            continue;
+        };
+        metric.limit = usable.then_some(LimitPlan { rate: Some(allowed), objective: true, lowest: allowed });
     }
 }
 
@@ -728,12 +789,15 @@ fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<
         Some(Count { exposure: None, per: None, .. }) => Exposure::Traffic,
         Some(_) | None => Exposure::Counted,
     };
+    let role = metric.role.unwrap_or_default();
+    let lowest = if floor > 0.0 { floor } else { LOWEST_INCIDENT };
+    let judged = metric.ratio.is_some() && role != MetricRole::Informational;
     MetricPlan {
         name: metric.name.clone(),
         query,
         exposure,
         goal,
-        role: metric.role.unwrap_or_default(),
+        role,
         tolerance,
         floor: (floor > 0.0 && has_floor(metric)).then_some(floor),
         impact: impact.share(),
@@ -742,5 +806,6 @@ fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<
         block: 0,
         clip: 0.0,
         pod_effect: 0.0,
+        limit: judged.then_some(LimitPlan { rate: None, objective: false, lowest }),
     }
 }

@@ -99,8 +99,13 @@ impl<'a> Replay<'a> {
             if settling {
                 self.open(record, rest);
             }
-            if !record.metrics.is_empty() || !record.gauges.is_empty() {
-                return Next::Checked(Box::new(self.check(record)));
+            let has_evidence = !record.metrics.is_empty() || !record.gauges.is_empty();
+            let checked = has_evidence.then(|| Box::new(self.check(record)));
+            if record.rule == Reason::Promote.as_str() {
+                self.fold.forgive();
+            }
+            if let Some(checked) = checked {
+                return Next::Checked(checked);
             }
         }
         Next::End
@@ -155,8 +160,12 @@ impl<'a> Replay<'a> {
     fn check(&self, record: &DecisionRecord) -> Checked {
         let (metrics, gauges) = (self.fold.records(), self.fold.gauges());
         let rule = |reason: Reason| record.rule == reason.as_str();
+        // What other Rollouts saw stands in their own records.
+        let incident = rule(Reason::Incident) || rule(Reason::Interference);
         let unfounded = (rule(Reason::Regression) && !self.fold.regressed())
-            || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !self.fold.safe());
+            || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !self.fold.safe())
+            || (rule(Reason::SloViolated) && self.fold.violated().is_empty())
+            || (incident && record.to == StateName::Holding.as_str() && !self.fold.in_incident());
         Checked {
             number: record.number,
             differs: different(&record.metrics, metrics),

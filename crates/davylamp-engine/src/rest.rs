@@ -191,6 +191,9 @@ fn start(pass: &mut Pass<'_>, program: &Program, name: String, number: i64, atte
     pass.status.analysis = None;
     pass.status.conflicts = None;
     pass.status.capacity_low_since = None;
+    pass.status.incident = None;
+    pass.status.held = None;
+    pass.status.incidents_after = None;
     // The next pass reads what this run promised.
     pass.conduct = None;
     pass.status.traffic = Some(TrafficStatus::default());

@@ -10,6 +10,7 @@ use crate::decide::pause_end;
 use crate::decision::Why;
 use crate::explain;
 use crate::fold::{Fold, Missing};
+use crate::incidents;
 use crate::observed::Role;
 use crate::pass::{Pass, ROUTER_DEADLINE, later};
 use crate::states::{deadline, roll_back};
@@ -71,17 +72,25 @@ fn enter_step(pass: &mut Pass<'_>, index: i32, reason: Reason, why: &str) {
         weight: Percent::ZERO,
         approved: false,
         full,
+        probed: false,
     });
     let weight = pass.step().map_or(Percent::ZERO, |s| s.weight);
     if let Some(step) = &mut pass.status.step {
         step.weight = weight;
     }
-    let message = format!("{why}; step {index} of {of}, {weight}: {} started", explain::pods(pass.need()));
+    scale(pass, reason, why);
+}
+
+/// The present step begins.
+pub(crate) fn scale(pass: &mut Pass<'_>, reason: Reason, why: &str) {
+    let (index, of) = pass.status.step.as_ref().map_or((0, 0), |s| (s.index, s.of));
+    let (weight, pods) = (pass.step_weight(), explain::pods(pass.need()));
+    let message = format!("{why}; step {index} of {of}, {weight}: {pods} started");
     pass.go(StateName::Scaling, reason, Some(pass.progress_deadline()), message);
 }
 
 pub(crate) fn scaling(pass: &mut Pass<'_>) -> bool {
-    if judged(pass) || capacity_low(pass) {
+    if judged(pass) || incidents::hold(pass, pass.now) || capacity_low(pass) {
         return true;
     }
     let (hash, need) = (pass.canary_hash(), pass.need());
@@ -99,7 +108,7 @@ pub(crate) fn scaling(pass: &mut Pass<'_>) -> bool {
 pub(crate) fn shifting(pass: &mut Pass<'_>) -> bool {
     let target = pass.step_weight();
     if pass.weight() != target {
-        if judged(pass) {
+        if judged(pass) || incidents::hold(pass, pass.now) {
             return true;
         }
         let (hash, need) = (pass.canary_hash(), pass.need());
@@ -122,7 +131,7 @@ pub(crate) fn shifting(pass: &mut Pass<'_>) -> bool {
     true
 }
 
-fn effective(pass: &mut Pass<'_>, weight: Percent) {
+pub(crate) fn effective(pass: &mut Pass<'_>, weight: Percent) {
     let now = pass.now;
     let traffic = pass.traffic();
     traffic.effective = Some(weight);
@@ -146,7 +155,9 @@ pub(crate) fn settling(pass: &mut Pass<'_>) -> bool {
     }
     // Looks that were missed meanwhile belong to Judging, which began when the settle time was over.
     pass.at = settled;
-    if pass.fold.is_some() {
+    if incidents::is_reason(pass.reason()) {
+        incidents::settled(pass);
+    } else if pass.fold.is_some() {
         judge_from_now(pass, "data counts from now on");
     } else {
         let hold = pass.step().map_or(0, |s| s.hold_max);
@@ -158,7 +169,7 @@ pub(crate) fn settling(pass: &mut Pass<'_>) -> bool {
 
 /// Enters Judging at `pass.at`; `hold.min` and `hold.max` begin. The deadline is for a source that says nothing, not
 /// even that it fails: data time stands still then.
-fn judge_from_now(pass: &mut Pass<'_>, message: &str) {
+pub(crate) fn judge_from_now(pass: &mut Pass<'_>, message: &str) {
     let hold = pass.step().map_or(0, |s| s.hold_max);
     let sampling = pass.conduct.and_then(|c| c.analysis.sampling).unwrap_or_default();
     let behind = sampling.delay.millis() + 2 * sampling.scrape_interval.millis();
@@ -166,19 +177,32 @@ fn judge_from_now(pass: &mut Pass<'_>, message: &str) {
     pass.go(StateName::Judging, Reason::Collecting, Some(deadline), message.to_owned());
 }
 
-/// Rule 1, in every state in which the canary carries weight: folds what there is and rolls back on evidence.
+/// Rule 1, in every state in which the canary carries weight: folds what there is and rolls back on evidence. And what
+/// keeps a weight from rising.
 pub(crate) fn judged(pass: &mut Pass<'_>) -> bool {
-    while pass.weight() > Percent::ZERO
-        && let Some(at) = pass.look()
-    {
-        if regressed(pass, at) {
+    while let Some(at) = pass.look() {
+        let rises = matches!(pass.state(), StateName::Scaling | StateName::Shifting | StateName::Promoting);
+        if regressed(pass, at) || violated(pass, at) || (rises && incidents::hold(pass, at)) {
             return true;
         }
     }
     false
 }
 
-fn regressed(pass: &mut Pass<'_>, at: Instant) -> bool {
+/// A canary that violates an objective waits for somebody: who says that it is the cause?
+pub(crate) fn violated(pass: &mut Pass<'_>, at: Instant) -> bool {
+    let known = pass.state() == StateName::Paused && pass.reason() == Reason::SloViolated;
+    let metrics = pass.fold.as_ref().map(Fold::violated).unwrap_or_default();
+    if known || metrics.is_empty() {
+        return false;
+    }
+    pass.at = at;
+    let message = explain::violated(pass, &metrics);
+    pause(pass, Reason::SloViolated, message);
+    true
+}
+
+pub(crate) fn regressed(pass: &mut Pass<'_>, at: Instant) -> bool {
     if !pass.fold.as_ref().is_some_and(Fold::regressed) {
         return false;
     }
@@ -193,8 +217,11 @@ pub(crate) fn judging(pass: &mut Pass<'_>) -> bool {
         promote_all(pass, "promoted in full".to_owned());
         return true;
     }
+    if incidents::hold(pass, pass.now) {
+        return true;
+    }
     while let Some(at) = pass.look() {
-        if regressed(pass, at) || judge(pass, at) {
+        if regressed(pass, at) || violated(pass, at) || judge(pass, at) {
             return true;
         }
     }
@@ -222,7 +249,8 @@ fn judge(pass: &mut Pass<'_>, at: Instant) -> bool {
     // In data time, the settle time included; a pause without data does not count.
     let since = pass.status.state.as_ref().map_or(at, |s| s.since);
     let held = at.as_millisecond() - since.as_millisecond() + pass.settle();
-    let (safe, missing) = (fold.safe(), fold.missing());
+    // What looks like the beginning of an incident is waited for, block by block.
+    let (safe, missing) = (fold.safe() && !fold.is_suspicious(), fold.missing());
     pass.at = at;
     match missing {
         Some(Missing::Canary) => {
@@ -258,6 +286,9 @@ fn judge(pass: &mut Pass<'_>, at: Instant) -> bool {
             OnNoTraffic::Promote => {}
         },
         None => {}
+    }
+    if incidents::hold(pass, at) {
+        return true;
     }
     if safe && held >= step.hold_min {
         let message = explain::passed(pass);
@@ -338,7 +369,7 @@ pub(crate) fn capacity_low(pass: &mut Pass<'_>) -> bool {
         return false;
     }
     let before_its_weight = matches!(pass.state(), StateName::Scaling | StateName::Promoting)
-        || (pass.state() == StateName::Shifting && pass.weight() < pass.step_weight());
+        || pass.weight() < pass.step_weight();
     let need = if before_its_weight { pass.need_now() } else { pass.need() };
     let available = pass.available(&pass.canary_hash());
     if i64::from(available) * 10 >= i64::from(need) * 8 {
@@ -375,6 +406,9 @@ fn covered_weight(weight: Percent, available: i32, need: i32) -> Percent {
 }
 
 pub(crate) fn holding(pass: &mut Pass<'_>) -> bool {
+    if incidents::is_reason(pass.reason()) {
+        return incidents::holding(pass);
+    }
     if judged(pass) {
         return true;
     }
@@ -395,7 +429,10 @@ pub(crate) fn holding(pass: &mut Pass<'_>) -> bool {
 pub(crate) fn paused(pass: &mut Pass<'_>) -> bool {
     let reason = pass.reason();
     while let Some(at) = pass.look() {
-        if regressed(pass, at) {
+        if regressed(pass, at) || violated(pass, at) {
+            return true;
+        }
+        if matches!(reason, Reason::Incident | Reason::SharedIncident) && incidents::goes_on(pass, at) {
             return true;
         }
         let flowing = pass.fold.as_ref().is_some_and(Fold::flowing);
@@ -409,6 +446,9 @@ pub(crate) fn paused(pass: &mut Pass<'_>) -> bool {
         }
     }
     if capacity_low(pass) {
+        return true;
+    }
+    if matches!(reason, Reason::Incident | Reason::SharedIncident) && incidents::goes_on(pass, pass.now) {
         return true;
     }
     if !pass.past_deadline() {

@@ -60,12 +60,23 @@ enum Event {
     SourceGone(bool),
     Scraped(u32, bool),
     Rate(f64),
+    /// Of all requests, this share fails beyond the usual.
+    Around(f64),
+    /// The same while the second version gets more than this share.
+    Breaks(Option<f64>),
+    /// So many other Rollouts notice incidents.
+    Others(usize),
     Restart,
     Crash(usize),
     Stale,
     Jump(i64),
-    Promote { stale: bool, full: bool },
-    Abort { stale: bool },
+    Promote {
+        stale: bool,
+        full: bool,
+    },
+    Abort {
+        stale: bool,
+    },
     Retry,
 }
 
@@ -146,6 +157,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::SourceGone),
         1 => (version(), any::<bool>()).prop_map(|(v, b)| Event::Scraped(v, b)),
         1 => prop::sample::select(vec![0.0, 2.0, 200.0]).prop_map(Event::Rate),
+        3 => prop::sample::select(vec![0.0, 0.1, 0.5]).prop_map(Event::Around),
+        2 => prop::option::of(prop::sample::select(vec![0.0, 0.2])).prop_map(Event::Breaks),
+        1 => (0_usize..3).prop_map(Event::Others),
         2 => Just(Event::Restart),
         4 => (0_usize..4).prop_map(Event::Crash),
         3 => Just(Event::Stale),
@@ -243,6 +257,11 @@ fn happen(world: &mut World, event: Event) {
         Event::SourceGone(gone) => world.source = if gone { Source::NotFound } else { ready() },
         Event::Scraped(version, scraped) => world.versions.get_mut(&hash(version)).unwrap().scraped = scraped,
         Event::Rate(rate) => world.sampler.rate = Some(rate),
+        Event::Around(share) => world.around = share,
+        Event::Breaks(above) => world.breaks_above = above,
+        Event::Others(count) => {
+            world.incidents = (0..count).map(|i| (format!("other/{i}"), at(world.now))).collect();
+        }
         Event::Restart => world.sampler.nothing_before = world.now + 60_000,
         Event::Crash(effects) => world.crash_after = Some(effects),
         Event::Stale => world.stale = true,
@@ -275,6 +294,7 @@ fn heal(world: &mut World) {
     world.stale = false;
     world.sampler.failing_since = None;
     world.sampler.rate = Some(200.0);
+    (world.around, world.breaks_above) = (0.0, None);
     world.source = ready();
     for version in 1..=4 {
         world.heal_version(&hash(version));

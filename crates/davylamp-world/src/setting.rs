@@ -107,6 +107,8 @@ pub struct Version {
     pub pod_effect: f64,
     /// Its pods are never ready.
     pub never_ready: bool,
+    /// What it does to all versions when it has enough of the requests; absent: nothing.
+    pub breaks: Option<Breaks>,
     /// Its containers end by themselves; absent: never, but for memory beyond its limit.
     pub restarts: Option<Restarts>,
     /// The share of requests that fail at a path of `users.endpoints`, if it is more than anywhere else.
@@ -127,6 +129,7 @@ impl Default for Version {
             bad_pods: None,
             pod_effect: 0.0,
             never_ready: false,
+            breaks: None,
             restarts: None,
             endpoints: BTreeMap::new(),
         }
@@ -139,6 +142,16 @@ impl Default for Version {
 pub struct Restarts {
     /// For how long a container runs, on average.
     pub every: Duration,
+}
+
+/// A version that breaks what all versions need, like a database.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Breaks {
+    /// While it has more than this share of the requests.
+    pub above: Percent,
+    /// The share of all requests that fail beyond the usual.
+    pub errors: Percent,
 }
 
 /// Memory of a pod.

@@ -389,6 +389,8 @@ fn broken() -> Vec<(Value, &'static str)> {
     let templates = json!([{"scope": "Namespace", "name": "a"}]);
     broken.push((with("/spec/analysis", json!({"presets": ["http"]})), source));
     broken.push((with("/spec/analysis", json!({"templates": templates})), source));
+    let slo = "spec.analysis.slos[].metric: name a metric of spec.analysis.metrics that is a ratio";
+    broken.push((with("/spec/analysis/slos", json!([{"metric": "another", "objective": "99%"}])), slo));
     let ratio = "metrics[].ratio: write events and total, or histogram and slowerThan";
     for neither in [
         json!({}),

@@ -10,6 +10,7 @@ use davylamp_stats::{
     Bucket, Counts, EventProcess, Layout, NonInferiority, ScoreProcess, counts_above, tail_boundary,
 };
 
+use super::limit::Limit;
 use super::{MOST, percent, rounded};
 use crate::decision::MetricQuery;
 use crate::observed::Increment;
@@ -23,7 +24,7 @@ const KNOWN: f64 = 100.0;
 /// What a round holds of one metric.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    counts: Counts,
+    pub(super) counts: Counts,
     /// Of a distribution.
     canary: Vec<Bucket>,
     baseline: Vec<Bucket>,
@@ -85,6 +86,8 @@ pub(super) struct MetricFold {
     pub(super) counted_from: i64,
     /// Counts, those of this step first: canary events, baseline events, canary exposure, baseline exposure.
     rows: Vec<[f64; 4]>,
+    /// Of a ratio.
+    pub(super) limit: Option<Limit>,
 }
 
 /// The test against "not worse than tolerated".
@@ -203,7 +206,7 @@ fn margin(plan: &MetricPlan, next_weight: f64, pods: CohortPods) -> f64 {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a block is shorter than a day")]
-fn block_seconds(plan: &MetricPlan) -> f64 {
+pub(super) fn block_seconds(plan: &MetricPlan) -> f64 {
     plan.block as f64 / 1_000.0
 }
 
@@ -232,6 +235,7 @@ impl MetricFold {
             rows: kept
                 .map(|k| k.rows.iter().take(ROWS).map(|r| r.map(|n| n.clamp(0.0, MOST))).collect())
                 .unwrap_or_default(),
+            limit: Limit::restore(plan, kept.and_then(|kept| kept.limit.as_ref())),
         }
     }
 
@@ -252,6 +256,7 @@ impl MetricFold {
             }),
             counted_from: self.counted_from,
             rows: self.rows.clone(),
+            limit: self.limit.as_ref().map(Limit::checkpoint),
         }
     }
 
@@ -261,6 +266,7 @@ impl MetricFold {
             Test::Score(score) => score.process.iter_mut().for_each(ScoreProcess::close_block),
         }
         self.safe.close_block();
+        self.limit.iter_mut().for_each(Limit::close);
         self.block_until = 0;
     }
 
@@ -359,7 +365,7 @@ impl MetricFold {
     }
 
     pub(super) fn record(&self, plan: &MetricPlan, alpha: f64, next_weight: f64, until: i64) -> MetricRecord {
-        let time = |ms: i64| Instant::from_millisecond(ms).ok().filter(|_| self.counted_from > 0);
+        let time = |ms: i64| Instant::from_millisecond(ms).ok().filter(|_| ms > 0);
         MetricRecord {
             name: plan.name.clone(),
             from: time(self.counted_from),
@@ -374,6 +380,7 @@ impl MetricFold {
             log_e_non_inferior: rounded(self.log_e_safe()),
             margin: rounded(plan.margin_among(next_weight, self.pods)),
             weight: rounded(plan.weight),
+            limit: self.limit.as_ref().and_then(Limit::record),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The invariants, checked in every pass, at every effect and at every moment.
 
+use davylamp_api::Instant;
 use davylamp_api::conditions::Reason;
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{RolloutStatus, StateName};
@@ -32,6 +33,17 @@ fn weights(world: &World, turn: &Turn<'_>) {
         StateName::Promoting | StateName::Finalising => {}
         StateName::RollingBack => assert!(now <= weight(before), "a weight rises in RollingBack"),
         _ => assert!(now <= step || now <= weight(before), "{now} is more than the step's {step}"),
+    }
+    if name(status) == StateName::Holding {
+        assert!(now <= weight(before), "a weight rises in Holding");
+    }
+    if now > weight(before) && !status.step.as_ref().is_some_and(|step| step.full) {
+        let counts = |at: &Instant| status.incidents_after.is_none_or(|after| *at > after);
+        let on = status.incident.as_ref().filter(|i| i.over.is_none() && counts(&i.noticed));
+        assert!(on.is_none(), "{now} in spite of {on:?}");
+        let others: Vec<_> = observed.incidents.values().filter(|at| counts(at)).collect();
+        let last = others.iter().max().map_or(i64::MIN, |at| at.as_millisecond());
+        assert!(others.len() < 2 || last + 120_000 <= world.now, "{now} while several have incidents");
     }
     if now > weight(before) {
         let canary = status

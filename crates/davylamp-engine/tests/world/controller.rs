@@ -1,8 +1,8 @@
 //! What the controller does with the engine's answers: write-ahead, effects in order, the outbox; and a crash between.
 
 use davylamp_api::status::{RolloutStatus, RuleWeights};
-use davylamp_engine::observed::Observed;
-use davylamp_engine::{Conduct, Decision, Desired, History, RouteGoal, decide};
+use davylamp_engine::observed::{Learnt, Observed};
+use davylamp_engine::{Conduct, Decision, Desired, History, HistoryQuery, RouteGoal, decide};
 
 use super::{Turn, World, at, check};
 
@@ -70,6 +70,15 @@ impl World {
         }
     }
 
+    /// Nothing was scraped before a run, but what is usual may be known.
+    fn learn(&self, of: HistoryQuery) -> Learnt {
+        let mut learnt = History::new(of).learn(None);
+        for metric in learnt.metrics.values_mut() {
+            metric.rate = self.usual;
+        }
+        learnt
+    }
+
     fn note_trace(&mut self, before: &RolloutStatus, after: &RolloutStatus) {
         for pending in after.pending.iter().filter(|p| p.record.number > before.told) {
             self.trace.push(pending.record.to.clone());
@@ -102,8 +111,7 @@ impl World {
             self.runs.insert(name.clone(), spec.clone());
             self.changed = true;
         }
-        // Nothing was scraped before a run.
-        let learnt = desired.history.clone().map(|of| History::new(of).learn(None));
+        let learnt = desired.history.clone().map(|of| self.learn(of));
         if learnt.is_some() && learnt != self.learnt {
             self.learnt = learnt;
             self.changed = true;

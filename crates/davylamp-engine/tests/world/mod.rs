@@ -103,6 +103,14 @@ pub(crate) struct World {
     pub(crate) source: Source,
     pub(crate) sampler: sampler::Sampler,
     pub(crate) learnt: Option<Learnt>,
+    /// How often requests failed before a run.
+    pub(crate) usual: Option<f64>,
+    /// What other Rollouts have noticed.
+    pub(crate) incidents: BTreeMap<String, Instant>,
+    /// Of so many requests to any version, one more fails.
+    pub(crate) around: f64,
+    /// The same while the canary gets more than this share.
+    pub(crate) breaks_above: Option<f64>,
     pub(crate) checked: BTreeSet<Hash>,
     pub(crate) refused: BTreeSet<Hash>,
     history_of_templates: BTreeSet<Hash>,
@@ -238,6 +246,10 @@ impl World {
             source: Source::Ready { scrape_interval_ms: INTERVAL, delay_ms: DELAY },
             sampler: sampler::Sampler::default(),
             learnt: None,
+            usual: None,
+            incidents: BTreeMap::new(),
+            around: 0.0,
+            breaks_above: None,
             checked: BTreeSet::new(),
             refused: BTreeSet::new(),
             history_of_templates: BTreeSet::new(),
@@ -524,6 +536,7 @@ impl World {
             source: self.source.clone(),
             samples: self.sampler.samples(self.now),
             learnt: self.learnt.clone(),
+            incidents: self.incidents.clone(),
         }
     }
 
@@ -599,7 +612,15 @@ impl World {
         }
         if self.sampler.scrape_is_due(now) {
             let traffic = self.traffic();
-            self.sampler.scrape(now, &traffic, &mut self.sets, &self.versions);
+            let broken = self
+                .breaks_above
+                .is_some_and(|above| traffic.get(&hash(2)).is_some_and(|share| *share > above));
+            let around = if broken { 0.2 } else { self.around };
+            let mut versions = self.versions.clone();
+            for version in versions.values_mut() {
+                version.error_rate = (version.error_rate + around).min(1.0);
+            }
+            self.sampler.scrape(now, &traffic, &mut self.sets, &versions);
             self.changed |= self.sampler.is_asked();
         }
         check::moment(self);

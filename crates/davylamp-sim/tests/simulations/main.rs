@@ -4,6 +4,7 @@
 mod bare;
 mod calibration;
 mod first_release;
+mod incidents;
 mod scenario;
 mod templates;
 

@@ -1,7 +1,7 @@
 //! A gateway that follows a while later: [`Gateway`] reads routes and endpoints, takes them into use after its lag, and says
 //! so in the routes' status a little after that.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -37,10 +37,7 @@ impl Gateway {
         let all = |group: &str, plural: &str| look.server.all(&table(group, plural));
         let routes = all(API, "httproutes");
         let endpoints = Endpoints::read(&all("discovery.k8s.io", "endpointslices"));
-        let wanted = routes.first().map_or_else(
-            || Routing { nowhere: 1.0, ..Routing::default() },
-            |route| routing(route, &endpoints),
-        );
+        let wanted = of_all(&routes, &endpoints);
         let at = look.now + look.setting.gateway.lag.millis();
         if wanted != self.planned {
             self.planned.clone_from(&wanted);
@@ -105,6 +102,20 @@ fn backends(route: &Value) -> impl Iterator<Item = (Key, f64)> {
         let weight = backend.get("weight").and_then(Value::as_f64).unwrap_or(1.0);
         ((namespace.to_owned(), text(backend, "/name").to_owned()), weight)
     })
+}
+
+/// Each service has as many users; those of several routes go by the first.
+fn of_all(routes: &[std::sync::Arc<Value>], endpoints: &Endpoints) -> Routing {
+    let mut all = Routing::default();
+    let mut known: BTreeSet<BTreeSet<Key>> = BTreeSet::new();
+    for route in routes {
+        if known.insert(backends(route).map(|(service, _)| service).collect()) {
+            let Routing { pods, nowhere } = routing(route, endpoints);
+            all.pods.extend(pods);
+            all.nowhere += nowhere;
+        }
+    }
+    if known.is_empty() { Routing { nowhere: 1.0, ..all } } else { all }
 }
 
 fn routing(route: &Value, endpoints: &Endpoints) -> Routing {

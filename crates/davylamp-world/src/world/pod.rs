@@ -8,7 +8,7 @@ use davylamp_api::scalar::Duration;
 use super::Series;
 use super::native::Native;
 use super::random::Random;
-use crate::setting::{self, Memory, Version};
+use crate::setting::{self, Breaks, Memory, Version};
 
 /// Upper bounds of the buckets of latency, in seconds; one more has none.
 pub(super) const BUCKETS: [f64; 13] =
@@ -118,6 +118,11 @@ impl Pod {
             samples: VecDeque::new(),
             next_scrape: i64::MAX,
         }
+    }
+
+    /// What its version does to all when it has enough of the requests.
+    pub(super) const fn harm(&self) -> Option<Breaks> {
+        self.version.breaks
     }
 
     /// It serves these endpoints, and `/`.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::gateway::Routing;
 use super::random::Random;
 use super::workloads::Life;
-use crate::setting::{self, Incident};
+use crate::setting::{self, Breaks, Incident};
 use crate::store::Key;
 
 /// Who sends requests.
@@ -36,6 +36,19 @@ struct Trouble {
     dependency: Option<String>,
     nodes: Option<BTreeSet<String>>,
     pods: Option<BTreeSet<Key>>,
+}
+
+/// The chance of any request to fail for what versions do to all.
+fn broken(shares: &BTreeMap<Key, f64>, pods: &BTreeMap<Key, Life>) -> f64 {
+    let mut versions: BTreeMap<&str, (Breaks, f64)> = BTreeMap::new();
+    for (key, share) in shares {
+        let Some(life) = pods.get(key) else { continue };
+        if let Some(breaks) = life.pod.harm() {
+            versions.entry(&life.pod.image).or_insert((breaks, 0.0)).1 += share;
+        }
+    }
+    let broken = versions.values().filter(|(breaks, share)| *share > breaks.above.share());
+    1.0 - broken.fold(1.0, |good, (breaks, _)| good * (1.0 - breaks.errors.share()))
 }
 
 impl Users {
@@ -82,13 +95,14 @@ impl Users {
             let seconds = ms as f64 / 1_000.0;
             let requests = self.setting.requests_per_second * self.of_the_day(middle) * seconds;
             let incidents = &self.incidents;
+            let broken = broken(&self.shares, pods);
             let around = |key: &Key, node: &str, dependency: Option<&str>| {
                 let concerns = |trouble: &&Trouble| {
                     trouble.nodes.as_ref().is_none_or(|nodes| nodes.contains(node))
                         && trouble.pods.as_ref().is_none_or(|pods| pods.contains(key))
                         && (trouble.dependency.is_none() || trouble.dependency.as_deref() == dependency)
                 };
-                1.0 - incidents.iter().filter(concerns).fold(1.0, |good, t| good * (1.0 - t.errors))
+                1.0 - incidents.iter().filter(concerns).fold(1.0 - broken, |good, t| good * (1.0 - t.errors))
             };
             let kept = self.setting.keep_alive.as_secs_f64();
             // The mean over the interval, and the value at its end, of what falls to 0 with the time constant `kept`.
