@@ -9,7 +9,7 @@ STATIC := x86_64-unknown-linux-gnu
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## a good version is promoted, a bad one rolled back, a controller killed: simulated, in a minute (once built)
+demo: ## good and bad versions, an incident, thin traffic, a killed controller: simulated, in a minute (once built)
 	@cargo run --quiet -p davylamp-cli -- demo
 
 cluster-demo: programs ## a good version is promoted and a bad one rolled back, on a real cluster (about 5 minutes, once built)

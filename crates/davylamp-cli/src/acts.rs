@@ -1,4 +1,4 @@
-//! The story of the demo: three scenarios, told as they happen. Each figure is taken from a run.
+//! The story of the demo: a few scenarios, told as they happen. Each figure is taken from a run.
 
 use std::io::Write;
 use std::thread;
@@ -9,32 +9,39 @@ use davylamp_sim::{Report, Scenario, simulate};
 use crate::figures::counted;
 use crate::input;
 use crate::pace::Speed;
+use crate::planned::Planned;
+use crate::rates::Known;
 use crate::show::Show;
 use crate::summary::{met, outcome};
 
 /// At this speed the story takes about a minute.
-pub(crate) const SPEED: &str = "20x";
+pub(crate) const SPEED: &str = "35x";
 
 struct Act {
     title: &'static str,
     file: &'static str,
     text: &'static str,
+    /// What the plan says is told first.
+    planned: bool,
 }
 
 macro_rules! act {
-    ($title:literal, $file:literal) => {
+    ($title:literal, $file:literal, planned: $planned:literal) => {
         Act {
             title: $title,
             file: concat!("examples/scenarios/", $file),
             text: include_str!(concat!("../../../examples/scenarios/", $file)),
+            planned: $planned,
         }
     };
 }
 
-const ACTS: [Act; 3] = [
-    act!("A good version", "good.yaml"),
-    act!("A bad version", "bad.yaml"),
-    act!("The controller is killed", "killed.yaml"),
+const ACTS: [Act; 5] = [
+    act!("A good version", "good.yaml", planned: false),
+    act!("A bad version", "bad.yaml", planned: false),
+    act!("An incident that hits both versions", "incident.yaml", planned: false),
+    act!("Too little traffic", "thin-traffic.yaml", planned: true),
+    act!("The controller is killed", "killed.yaml", planned: false),
 ];
 
 /// Plays all of them; whether all came that they expect.
@@ -44,6 +51,9 @@ pub(crate) fn acts<W: Write>(show: &mut Show<W>, seed: u64, speed: Speed) -> Res
         let scenario = act.scenario()?;
         show.title(&format!("{number} of {}: {}", ACTS.len(), act.title));
         show.say(&format!("{}\n\n", scenario.description));
+        if act.planned {
+            show.say(&format!("{}\n\n", act.plan(&scenario)?));
+        }
         let calm = Scenario { faults: Vec::new(), ..scenario.clone() };
         let (report, without) = thread::scope(|scope| -> Result<_> {
             // Meanwhile, so that nobody waits for it.
@@ -68,6 +78,21 @@ pub(crate) fn acts<W: Write>(show: &mut Show<W>, seed: u64, speed: Speed) -> Res
 impl Act {
     fn scenario(&self) -> Result<Scenario> {
         input::scenario(self.text, self.file)
+    }
+
+    /// What `plan` says of it, for those users and the errors of the version that runs.
+    fn plan(&self, scenario: &Scenario) -> Result<String> {
+        let (rps, interval) = (scenario.world.users.requests_per_second, scenario.world.scrapes.interval);
+        let errors =
+            scenario.world.versions.values().next().map(|version| version.errors).unwrap_or_default();
+        let planned =
+            Planned::new(&scenario.rollout, &scenario.objects, &Known::given(rps, errors, interval))?;
+        Ok(format!(
+            "$ kubectl davylamp plan -f {} --rps {rps} --errors {errors} --scrape-interval {interval}\n{}\n{}",
+            self.file,
+            planned.title(),
+            planned.text()
+        ))
     }
 }
 
@@ -119,10 +144,11 @@ mod tests {
         let text = String::from_utf8(show.written().clone()).unwrap();
         assert!(expected, "kubectl davylamp demo --speed max\n{text}");
         for (number, act) in (1..).zip(&ACTS) {
-            assert!(text.contains(&format!("{number} of 3: {}\n", act.title)), "{text}");
+            assert!(text.contains(&format!("{number} of 5: {}\n", act.title)), "{text}");
             assert!(text.contains(&format!("simulate -f {} --seed 1\n", act.file)), "{text}");
         }
-        assert_eq!(text.matches(" after the last release; ").count(), 3, "{text}");
+        assert_eq!(text.matches(" after the last release; ").count(), 4, "{text}");
+        assert!(text.contains("What to change"), "{text}");
         assert!(text.contains("ends alike"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
     }

@@ -121,7 +121,7 @@ struct Demo {
     /// All randomness comes from it
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// 20x is 20 virtual seconds a second; max is as quick as it can be
+    /// 35x is 35 virtual seconds a second; max is as quick as it can be
     #[arg(long, default_value = SPEED)]
     speed: Speed,
 }

@@ -78,6 +78,19 @@ const ASSUMED: f64 = 0.001;
 const TAIL: f64 = 0.05;
 
 impl Known {
+    /// As flags would say it: so many requests a second, of which that share are events, and the time between two scrapes.
+    pub(crate) fn given(rps: f64, share: Percent, scrape_interval: Duration) -> Self {
+        Self {
+            rps: Some(rps),
+            errors: vec![Share { metric: None, share }],
+            prometheus: None,
+            namespace: None,
+            window: Duration::from_secs(3_600),
+            scrape_interval: Some(scrape_interval),
+            pod_start: Duration::from_secs(10),
+        }
+    }
+
     /// Of these metrics of the workload.
     pub(crate) fn service(
         &self,

@@ -252,7 +252,8 @@ async fn a_metric_source_that_cannot_be_asked_is_named_and_waited_for() -> Resul
     );
     ensure!(status.run.is_none(), "a run began that cannot be judged");
     source(&web, &world.namespace).await?;
-    shop.step(1, StateName::Judging, 60).await?;
+    // The history of the pods is asked for a minute long, and the run begins without it.
+    shop.step(1, StateName::Judging, 120).await?;
     let (status, message) = condition(&shop, ConditionType::AnalysisReady, "SourceUnavailable").await?;
     ensure!(message.contains("answered HTML, not JSON: is the URL that of Prometheus?"), "{message}");
     // The address is the admin's to know.
