@@ -111,7 +111,8 @@ async fn an_abort_takes_two_seconds_though_the_source_never_answers() -> Result<
     let (route, rollout) = (Watched::route(&shop).await?, Watched::rollout(&shop).await?);
     let load = world.load(&shop, 50)?;
     shop.release("v2", "0%").await?;
-    shop.step(1, Judging, 60).await?;
+    // The history of the pods is asked for a minute long, and the run begins without it.
+    shop.step(1, Judging, 120).await?;
     rollout
         .wait(60, "the mute source is named", |s| s.says("AnalysisReady", "False", "SourceUnavailable"))
         .await?;
