@@ -208,7 +208,10 @@ fn restarts_count_for_pods_that_are_not_ready() {
         pod.ready_at = None;
     }
     let (_, checkpoint) = fold(&plan, &opened(&plan), T0 + 120 * SECOND, &all, &observed);
-    assert_eq!(checkpoint.metrics["errors"].rows[0], [5.0, 0.0, 75.0, 75.0]);
+    assert_eq!(
+        checkpoint.metrics["errors"].rows[0].map(f64::to_bits),
+        [5.0, 0.0, 75.0, 75.0].map(f64::to_bits)
+    );
     assert_eq!(plan.metrics[0].floor, Some(0.001));
 }
 
@@ -223,5 +226,8 @@ fn a_count_alone_is_for_the_share_of_the_traffic() {
     new.pods.insert("shop-new-2".to_owned(), Pod { ready_at: Some(time(T0)) });
     let (_, checkpoint) = fold(&plan, &opened(&plan), T0 + 60 * SECOND, &all, &observed);
     // One of the canary's two pods is warm: half of the canary's half of 15 s.
-    assert_eq!(checkpoint.metrics["errors"].rows[0], [4.0, 4.0, 3.75, 7.5]);
+    assert_eq!(
+        checkpoint.metrics["errors"].rows[0].map(f64::to_bits),
+        [4.0, 4.0, 3.75, 7.5].map(f64::to_bits)
+    );
 }
