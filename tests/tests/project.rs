@@ -15,7 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("davylamp-engine", &["davylamp-api", "davylamp-stats"]),
     // The world as a dev-dependency, so that its own tests run on it.
     ("davylamp-controller", &["davylamp-api", "davylamp-engine", "davylamp-world"]),
-    ("davylamp-sim", &["davylamp-api", "davylamp-controller", "davylamp-world"]),
+    ("davylamp-sim", &["davylamp-api", "davylamp-controller", "davylamp-stats", "davylamp-world"]),
     (
         "davylamp-cli",
         &[

@@ -101,7 +101,7 @@ async fn what_the_schema_admits_can_be_read() -> Result<()> {
         "ca": {"pem": ""}, "authentication": {"oauth2": {"tokenUrl": "https://login/token", "clientId": "a",
         "clientSecret": {"name": "a", "key": "b"}, "scopes": ["a"], "parameters": {"key": "b"}, "tls": {}}},
         "headers": [{"name": "X-A", "secret": {"name": "a", "key": "b"}}], "header": "X-Scope-OrgID",
-        "ratio": {"histogram": "a", "slowerThan": "5s"}, "verb": "promote", "hash": "0",
+        "ratio": {"histogram": "a", "slowerThan": "5s"}, "count": {"events": "a", "exposure": "a"}, "verb": "promote", "hash": "0",
     });
     let mut tried = 0;
     tried += world.admits::<Rollout>("rollouts", &rollout(), &given).await?;
