@@ -63,7 +63,7 @@ async fn the_templates_in_the_guide_are_taken_as_they_stand_and_its_metrics_are_
             }
         }
     }
-    assert_eq!((templates, fragments), (2, 4));
+    assert_eq!((templates, fragments), (2, 6));
 }
 
 #[test]
