@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test test-faults crds bench-stats bench-micro bench-sim
+.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test test-faults crds bench-stats bench-micro bench-sim bench-rollouts bench-poll
 
 CLUSTER := tests/cluster/cluster
 STATIC := x86_64-unknown-linux-gnu
@@ -47,3 +47,9 @@ bench-micro: ## measure what a round of a metric costs
 
 bench-sim: ## measure what a simulated hour costs, and what becomes of a thousand good canaries: bench/results
 	cargo bench -p davylamp-sim --bench hours
+
+bench-rollouts: ## measure what becomes of a thousand rollouts in each of ten worlds: bench/results (about 2 hours)
+	cargo bench -p davylamp-sim --bench rollouts
+
+bench-poll: ## measure what a poll of ten metrics costs the controller: bench/results
+	cargo bench -p davylamp-controller --bench poll

@@ -24,6 +24,12 @@ func TestSmoke(t *testing.T) {
 	}
 	before := machine(t)
 	first, second := t.TempDir(), t.TempDir()
+	// What a failure leaves.
+	t.Cleanup(func() {
+		for _, dir := range []string{first, second} {
+			_ = exec.Command("./cluster", "down", "--dir", dir).Run()
+		}
+	})
 
 	start := time.Now()
 	runCluster(t, "up", "--dir", first)
@@ -151,7 +157,21 @@ func traffic(t *testing.T, d description) {
 		}
 		return nil
 	})
-	soon(t, "a first answer", func() error { _, err := request(d); return err })
+	// Each Service's endpoints reach the gateway on their own.
+	soon(t, "answers of both", func() error {
+		seen := map[string]bool{}
+		for range 50 {
+			answer, err := request(d)
+			if err != nil {
+				return err
+			}
+			seen[answer] = true
+		}
+		if !seen["stable"] || !seen["canary"] {
+			return fmt.Errorf("only %v", seen)
+		}
+		return nil
+	})
 	counts := map[string]int{}
 	for range 200 {
 		answer, err := request(d)

@@ -28,12 +28,20 @@ impl OwnPrometheus {
     /// # Errors
     /// It does not become ready.
     pub async fn start(cluster: &Cluster, namespace: &str) -> Result<Self> {
+        Self::start_with(cluster, namespace, &Self::config(cluster, namespace)?).await
+    }
+
+    /// The configuration of the cluster's, for this namespace alone.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn config(cluster: &Cluster, namespace: &str) -> Result<Value> {
         let shared = cluster.description.dir.join("config/prometheus.yaml");
         let mut config: Value = serde_yaml::from_str(&std::fs::read_to_string(shared)?)?;
         for job in config["scrape_configs"].as_array_mut().context("no jobs")? {
             job["kubernetes_sd_configs"][0]["namespaces"] = json!({"names": [namespace]});
         }
-        Self::start_with(cluster, namespace, &config).await
+        Ok(config)
     }
 
     /// Starts one with this configuration, named after the namespace.

@@ -98,6 +98,8 @@ names! {
         SourceUnavailable,
         /// Both cohorts are silent.
         NoTraffic,
+        /// Not all steps can be judged within their time.
+        TooLittleTraffic,
         /// There are no metrics.
         NotAnalysed,
         /// Too few pods of the canary are ready.
@@ -164,6 +166,10 @@ names! {
         Interference,
         /// The canary violates a service level objective.
         SloViolated,
+        /// The canary does not get the share of the requests that was asked for.
+        TrafficSplit,
+        /// An expression was outside its limits several times in a row.
+        Expression,
     }
 }
 

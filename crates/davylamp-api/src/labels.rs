@@ -13,7 +13,7 @@ pub const SERVING: &str = "davylamp.dev/serving";
 pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// On a `RolloutRun` while it is in flight.
 pub const ACTIVE: &str = "davylamp.dev/active";
-/// On the two Services that we own: `stable` or `canary`.
+/// On the two Services that we own: `stable` or `canary`. On the `ReplicaSet` of a fresh baseline and its pods: `baseline`.
 pub const ROLE: &str = "davylamp.dev/role";
 
 /// On a `ControllerRevision`: the version of the hash function.

@@ -45,7 +45,9 @@ use crate::template::{Preset, TemplateRef};
     validation = Rule::new("self.spec.service != self.metadata.name + '-stable' || (has(self.spec.services) && has(self.spec.services.stable))")
         .message("spec.service: <name>-stable is the Service that the controller owns; name your own Service here, or set spec.services.stable"),
     validation = Rule::new("self.spec.service != self.metadata.name + '-canary' || (has(self.spec.services) && has(self.spec.services.canary))")
-        .message("spec.service: <name>-canary is the Service that the controller owns; name your own Service here, or set spec.services.canary")
+        .message("spec.service: <name>-canary is the Service that the controller owns; name your own Service here, or set spec.services.canary"),
+    validation = Rule::new("(has(self.spec.strategy.canary.baseline) && self.spec.strategy.canary.baseline == 'fresh') || !has(self.spec.analysis) || !has(self.spec.analysis.metrics) || self.spec.analysis.metrics.all(m, !has(m.role) || m.role == 'informational' || !has(m.gauge) || !has(m.gauge.compare) || m.gauge.compare != 'growth')")
+        .message("spec.analysis.metrics[].role: write informational, or leave it out: a growth decides only with spec.strategy.canary.baseline: fresh, for other pods are of another age")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutSpec {
@@ -123,6 +125,20 @@ pub struct Canary {
     #[schemars(length(min = 1, max = 50))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<Vec<Step>>,
+    /// With which pods of the old version the canary is compared. Default stable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
+}
+
+/// With which pods of the old version a canary is compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Baseline {
+    /// With all that are there.
+    #[default]
+    Stable,
+    /// With as many as the canary has, started with it for the time of the run.
+    Fresh,
 }
 
 /// One step of a canary.
@@ -273,6 +289,32 @@ pub struct Analysis {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["metric"]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slos: Vec<Slo>,
+    /// Whether the canary gets the share of the requests that its weight says. Looked at wherever a metric counts requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_split: Option<TrafficSplit>,
+}
+
+/// Whether the canary gets the share of the requests that its weight says, shown at an error rate of 0.1 % of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficSplit {
+    /// By so much of the weight the share may be more or less. Default 30%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Percent>,
+    /// What follows when it does not. Default pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<SplitAction>,
+}
+
+/// What follows when the canary does not get its share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum SplitAction {
+    /// Wait; goes on by itself when it gets its share again.
+    #[default]
+    Pause,
+    /// It is said, and nothing else.
+    Inform,
 }
 
 /// A service level objective. It is violated by more events than `burnRate` times what it allows, shown at an error rate of
@@ -307,14 +349,16 @@ pub struct Calibration {
 /// One thing that is compared between canary and baseline. Exactly one kind.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.ratio), has(self.count), has(self.distribution), has(self.gauge)].filter(k, k).size() == 1")
-    .message("metrics[]: write one of ratio, count, distribution and gauge"))]
+#[x_kube(validation = Rule::new("[has(self.ratio), has(self.count), has(self.throughput), has(self.distribution), has(self.gauge), has(self.expression)].filter(k, k).size() == 1")
+    .message("metrics[]: write one of ratio, count, throughput, distribution, gauge and expression"))]
+#[x_kube(validation = Rule::new("!has(self.cohort) || self.cohort.by == 'pod' || (!has(self.gauge) && (!has(self.count) || !has(self.count.per)))")
+    .message("metrics[].cohort: write by: pod, or leave it out: a gauge and a count per podSeconds are of pods"))]
+#[x_kube(validation = Rule::new("!has(self.expression) || (!has(self.tolerance) && !has(self.maxServiceImpact))")
+    .message("metrics[].expression: leave out tolerance and maxServiceImpact: max and min are its limits"))]
 #[x_kube(validation = Rule::new("!has(self.goal) || has(self.count)")
     .message("metrics[].goal: leave it out here: only a count has a goal; of all else less is better"))]
 #[x_kube(validation = Rule::new("!has(self.floor) || has(self.ratio) || (has(self.count) && has(self.count.per))")
     .message("metrics[].floor: leave it out here: only a ratio and a count per podSeconds have a floor"))]
-#[x_kube(validation = Rule::new("!has(self.role) || self.role == 'informational' || !has(self.gauge) || !has(self.gauge.compare) || self.gauge.compare != 'growth'")
-    .message("metrics[].role: write informational, or leave it out: a growth decides nothing, for the baseline's pods are of another age"))]
 pub struct Metric {
     /// Its name in status, events and records.
     #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 40))]
@@ -331,10 +375,19 @@ pub struct Metric {
     /// One number of each pod, as its memory. Lower is better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gauge: Option<Gauge>,
+    /// Requests for the share of the traffic. Higher is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throughput: Option<Throughput>,
+    /// One number within limits. It promises no error rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<Expression>,
+    /// How the series of canary and baseline are told apart. Default by pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cohort: Option<Cohorts>,
     /// What is better, for a count. Default lower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<Goal>,
-    /// What follows from it. Default gating.
+    /// What follows from it. Default gating; of a growth without a fresh baseline, informational.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<MetricRole>,
     /// Worse than the baseline by no more than this is tolerated. Default 10%.
@@ -346,6 +399,113 @@ pub struct Metric {
     /// For this metric, in place of `spec.analysis.maxServiceImpact`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_service_impact: Option<Percent>,
+}
+
+/// How the series of canary and baseline are told apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.by == 'pod' ? !has(self.label) && !has(self.form) && !has(self.namespaceLabel) : self.by == 'service' || (has(self.label) && !has(self.form))")
+    .message("metrics[].cohort: write label with by: labels, label and form with by: service, and neither with by: pod, whose labels are the MetricSource's"))]
+#[x_kube(validation = Rule::new("!has(self.form) || self.form != 'traefik' || !has(self.namespaceLabel)")
+    .message("metrics[].cohort.namespaceLabel: leave it out: Traefik names the namespace in the label of the Service"))]
+pub struct Cohorts {
+    /// By what.
+    pub by: CohortBy,
+    /// The label that names the Service, by service; default `service`. By labels, the one whose value is the
+    /// `pod-template-hash` of the revision.
+    #[schemars(regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_]*$"), length(min = 1, max = 128))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// How that label names a Service. Default name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<ServiceForm>,
+    /// The label in which the namespace of the Rollout stands. Default that of the `MetricSource`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_label: Option<NamespaceLabel>,
+}
+
+/// What tells cohorts apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CohortBy {
+    /// The names of the pods.
+    #[default]
+    Pod,
+    /// The two Services that the controller owns, as a gateway counts them. Pods are not told apart then: there is no allowance
+    /// for how they differ, and no warm-up.
+    Service,
+    /// The value of a label, as a mesh's version. The same holds.
+    Labels,
+}
+
+/// How a gateway names a Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ServiceForm {
+    /// By its name.
+    #[default]
+    Name,
+    /// As Traefik does for an `HTTPRoute`: `httproute-..-svc-NAMESPACE-NAME-0@kubernetesgateway`.
+    Traefik,
+    /// As ingress-nginx does: the stable Service's name, and in the label `canary` nothing or `NAMESPACE-NAME-PORT`.
+    Nginx,
+}
+
+/// Labels that name the namespace of what a gateway or a mesh counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NamespaceLabel {
+    /// Where the label of the gateway gave way to that of its target.
+    ExportedNamespace,
+    /// Of Istio: of the Service that is asked.
+    DestinationServiceNamespace,
+    /// Of Istio: of the workload that answers.
+    DestinationWorkloadNamespace,
+}
+
+impl NamespaceLabel {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ExportedNamespace => "exported_namespace",
+            Self::DestinationServiceNamespace => "destination_service_namespace",
+            Self::DestinationWorkloadNamespace => "destination_workload_namespace",
+        }
+    }
+}
+
+/// Requests, for the share of the traffic that the weight gives a cohort.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Throughput {
+    /// A counter, like `http_requests_total`: a plain selector without range or function.
+    #[schemars(length(min = 1, max = 1024))]
+    pub requests: String,
+}
+
+/// Any expression that gives one number. It is asked for at each scrape interval, and compared with fixed limits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.max) || has(self.min)")
+    .message("metrics[].expression: write max, min or both"))]
+#[x_kube(validation = Rule::new("!has(self.max) || !has(self.min) || self.min <= self.max")
+    .message("metrics[].expression.min: write no more than max"))]
+pub struct Expression {
+    /// `PromQL`. `{{canary}}` and `{{baseline}}` stand among the matchers of a selector, and for those of the cohort:
+    /// `errors_total{code="500", {{canary}}}`. The namespace is added to each selector.
+    #[schemars(length(min = 1, max = 2048))]
+    pub query: String,
+    /// A value above this is outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// A value below this is outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// So many values in a row outside roll back; and so many must be known before the next step. Default 3.
+    #[schemars(range(min = 1, max = 100))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consecutive: Option<i32>,
 }
 
 /// What follows from a metric.
@@ -427,7 +587,8 @@ pub enum Compare {
     /// What it is on average.
     #[default]
     Level,
-    /// What it has grown by since warm-up. It is shown, and decides nothing: the baseline's pods are of another age.
+    /// What it has grown by since warm-up. Without a fresh baseline it is shown, and decides nothing: the other pods are of
+    /// another age.
     Growth,
 }
 

@@ -14,7 +14,7 @@ use crate::Instant;
 use crate::revision::plain;
 use crate::rollout::{Analysis, Strategy};
 use crate::scalar::Duration;
-use crate::status::Verdict;
+use crate::status::{ServiceNames, Verdict};
 
 /// One attempt to release one revision. Owned by its Rollout, written by the controller alone.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,10 +43,13 @@ pub struct RolloutRunSpec {
     /// The hash of the revision.
     #[schemars(length(max = 32))]
     pub hash: String,
-    /// The hash of the revision that it is compared with.
+    /// The hash of the revision that it is compared with; with a fresh baseline, with extra pods of it.
     #[schemars(length(max = 32))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
+    /// The Services of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<ServiceNames>,
     /// The number of the attempt, from 1.
     pub attempt: i32,
     /// The version of this program's form.
@@ -93,6 +96,9 @@ pub struct Calibrated {
     /// How often there were events: one more than was seen, of so many, for few say little. Absent where nothing was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
+    /// What events were counted for in a second, of all stable pods together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<f64>,
     /// How many pods were seen.
     pub pods: i32,
     /// For how long.
@@ -157,6 +163,13 @@ pub struct DecisionRecord {
     #[schemars(length(max = 4))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gauges: Vec<GaugeRecord>,
+    /// How the requests were split; absent where no metric counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitRecord>,
+    /// The expressions, as at the last value.
+    #[schemars(length(max = 10))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expressions: Vec<ExpressionRecord>,
     /// Increments whose earlier sample is older than this were left out: the weight was not yet effective and settled.
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -310,6 +323,58 @@ pub struct GaugeRecord {
     pub upper: Option<f64>,
     /// What that must be below for the next step.
     pub margin: f64,
+}
+
+/// How the requests were split, of all pods, warm or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SplitRecord {
+    /// Those that the canary got, in the whole blocks since the weight is effective.
+    pub canary: f64,
+    /// Those that the baseline got.
+    pub baseline: f64,
+    /// ln of the e-value against "the split is as it was asked for"; it stands still once that is shown to be wrong.
+    pub log_e: f64,
+    /// When that was shown; absent while it is not.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<Instant>,
+}
+
+/// One expression, compared with fixed limits: no error rate is promised.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpressionRecord {
+    /// Its name.
+    #[schemars(length(max = 40))]
+    pub name: String,
+    /// For when it was asked last; absent before the first time of a weight.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Instant>,
+    /// The end of the data that was read.
+    #[schemars(with = "Option<Time>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Instant>,
+    /// Its value then; absent when it had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// Above this it is outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// Below this it is outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// Values in a row outside, of this weight.
+    pub outside: i32,
+    /// So many roll back, if it decides anything.
+    pub consecutive: i32,
+    /// Values of this weight so far.
+    pub values: i32,
+    /// It is shown, and decides nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("default" = null))]
+    pub informational: bool,
 }
 
 /// Counts of one cohort.

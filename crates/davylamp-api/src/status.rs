@@ -13,7 +13,7 @@ use crate::Instant;
 use crate::action::ActionPhase;
 use crate::conditions::Reason;
 use crate::rollout::{RouteRef, Step};
-use crate::run::{Cohort, DecisionRecord, GaugeRecord, Interval};
+use crate::run::{Cohort, DecisionRecord, ExpressionRecord, GaugeRecord, Interval};
 use crate::scalar::Percent;
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
@@ -418,15 +418,35 @@ pub struct AnalysisStatus {
     #[schemars(length(max = 4))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gauges: Vec<GaugeRecord>,
+    /// Expressions, as at their last value.
+    #[schemars(length(max = 10))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expressions: Vec<ExpressionRecord>,
     /// What is remembered of the samples so far: for the controller alone, and another one with each version of it. What cannot
     /// be read is as if it were not there.
     #[schemars(schema_with = "crate::run::opaque")]
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "if_readable")]
     pub checkpoint: Option<Checkpoint>,
+    /// What can be judged with the traffic that there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlook: Option<Outlook>,
     /// Since when the source fails.
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Instant>,
+}
+
+/// What the plan of a run says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Outlook {
+    /// With so many; it is said anew when there are twice as many, or half.
+    pub requests_per_second: f64,
+    /// Each step can be judged, if only on average.
+    pub judged: bool,
+    /// When, and what to change.
+    #[schemars(length(max = 1000))]
+    pub text: String,
 }
 
 /// Of a field whose form the schema leaves open: what cannot be read is as if it were not there.
@@ -457,6 +477,8 @@ pub enum Verdict {
     Incident,
     /// The canary violates a service level objective.
     SloViolated,
+    /// The canary does not get the share of the requests that was asked for.
+    TrafficSplit,
     /// Written by another version.
     #[serde(other)]
     Unknown,
@@ -517,9 +539,15 @@ pub struct Checkpoint {
     /// By gauge.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gauges: BTreeMap<String, GaugeCheckpoint>,
+    /// By expression.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub expressions: BTreeMap<String, ExpressionCheckpoint>,
     /// The age of the step from which gauges may be looked at because all else is shown.
     #[serde(default)]
     pub hold_min: i64,
+    /// Of the split of the traffic; absent where no metric counts requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitCheckpoint>,
     /// Since when young pods are ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub young: BTreeMap<String, i64>,
@@ -613,6 +641,33 @@ pub struct LimitCheckpoint {
     pub clean: i64,
 }
 
+/// What is remembered of the split of the traffic. Requests are the canary's and the baseline's; times are in milliseconds since
+/// 1970; 0 is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SplitCheckpoint {
+    /// The capital of its test, base64.
+    pub process: String,
+    /// The start of the open block.
+    #[serde(default, skip_serializing_if = "zero")]
+    pub from: i64,
+    /// Its requests,
+    #[serde(default)]
+    pub open: [f64; 2],
+    /// and whether there were samples of each.
+    #[serde(default)]
+    pub heard: [bool; 2],
+    /// Requests in the whole blocks of this weight.
+    #[serde(default)]
+    pub seen: [f64; 2],
+    /// When the evidence sufficed that it is wrong.
+    #[serde(default, skip_serializing_if = "zero")]
+    pub wrong: i64,
+    /// Blocks in a row that were right since then.
+    #[serde(default, skip_serializing_if = "zero")]
+    pub right: i64,
+}
+
 /// What is remembered of one gauge.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -628,6 +683,21 @@ pub struct GaugeCheckpoint {
     /// The last one of this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<GaugeRecord>,
+}
+
+/// What is remembered of one expression: of this weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpressionCheckpoint {
+    /// For when it was asked last, ms since 1970; 0 before the first time.
+    pub at: i64,
+    /// Its value then, if it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// Values in a row outside.
+    pub outside: i32,
+    /// Values so far.
+    pub values: i32,
 }
 
 /// What must still be told.

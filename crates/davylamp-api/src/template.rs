@@ -7,7 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::{Distribution, Metric, Ratio};
+use crate::rollout::{CohortBy, Cohorts, Distribution, Gauge, Metric, NamespaceLabel, Ratio, ServiceForm};
 
 /// Metrics that Rollouts of this namespace share.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -141,11 +141,28 @@ pub enum Preset {
     /// `envoy_http_downstream_rq_xx` and `envoy_http_downstream_rq_time`, of sidecars whose listener has the `stat_prefix`
     /// `ingress_http`.
     Envoy,
+    /// `traefik_service_requests_total` and `traefik_service_request_duration_seconds`, of a gateway, by service.
+    Traefik,
+    /// `nginx_ingress_controller_requests` and `nginx_ingress_controller_request_duration_seconds`, of ingress-nginx, by
+    /// service.
+    Nginx,
+    /// `jvm_memory_used_bytes`.
+    #[serde(rename = "jvm-memory")]
+    JvmMemory,
 }
 
 impl Preset {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Http, Self::Grpc, Self::Istio, Self::Linkerd, Self::Envoy];
+    pub const ALL: [Self; 8] = [
+        Self::Http,
+        Self::Grpc,
+        Self::Istio,
+        Self::Linkerd,
+        Self::Envoy,
+        Self::Traefik,
+        Self::Nginx,
+        Self::JvmMemory,
+    ];
 
     /// As it is written.
     #[must_use]
@@ -156,12 +173,15 @@ impl Preset {
             Self::Istio => "istio",
             Self::Linkerd => "linkerd",
             Self::Envoy => "envoy",
+            Self::Traefik => "traefik",
+            Self::Nginx => "nginx",
+            Self::JvmMemory => "jvm-memory",
         }
     }
 
     /// What it stands for. Their names never change: a metric of the same name takes the place of one of them.
     #[must_use]
-    pub fn metrics(self) -> [Metric; 2] {
+    pub fn metrics(self) -> Vec<Metric> {
         let (events, total, histogram) = match self {
             Self::Http => (
                 r#"http_requests_total{code=~"5.."}"#,
@@ -189,17 +209,60 @@ impl Preset {
                 r#"envoy_http_downstream_rq_xx{envoy_http_conn_manager_prefix="ingress_http"}"#,
                 r#"envoy_http_downstream_rq_time{envoy_http_conn_manager_prefix="ingress_http"}"#,
             ),
+            Self::Traefik => (
+                r#"traefik_service_requests_total{code=~"5.."}"#,
+                "traefik_service_requests_total",
+                "traefik_service_request_duration_seconds",
+            ),
+            Self::Nginx => (
+                r#"nginx_ingress_controller_requests{status=~"5.."}"#,
+                "nginx_ingress_controller_requests",
+                "nginx_ingress_controller_request_duration_seconds",
+            ),
+            Self::JvmMemory => {
+                let query = r#"jvm_memory_used_bytes{area="heap"}"#.to_owned();
+                let gauge = Some(Gauge { query, ..Gauge::default() });
+                return vec![Metric { name: self.as_str().to_owned(), gauge, ..Metric::default() }];
+            }
         };
+        let cohort = self.cohort();
         let ratio =
             Ratio { events: Some(events.to_owned()), total: Some(total.to_owned()), ..Ratio::default() };
         let distribution = Distribution { histogram: histogram.to_owned() };
-        [
-            Metric { name: format!("{}-errors", self.as_str()), ratio: Some(ratio), ..Metric::default() },
+        vec![
+            Metric {
+                name: format!("{}-errors", self.as_str()),
+                ratio: Some(ratio),
+                cohort: cohort.clone(),
+                ..Metric::default()
+            },
             Metric {
                 name: format!("{}-latency", self.as_str()),
                 distribution: Some(distribution),
+                cohort,
                 ..Metric::default()
             },
         ]
+    }
+
+    /// Of what counts for several pods: how it names them, and where their namespace stands.
+    fn cohort(self) -> Option<Cohorts> {
+        let by_service = |label: &str, form, namespace_label| {
+            Some(Cohorts {
+                by: CohortBy::Service,
+                label: Some(label.to_owned()),
+                form: Some(form),
+                namespace_label,
+            })
+        };
+        match self {
+            // The namespace stands in the name.
+            Self::Traefik => by_service("service", ServiceForm::Traefik, None),
+            Self::Nginx => {
+                let namespace = Some(NamespaceLabel::ExportedNamespace);
+                by_service("exported_service", ServiceForm::Nginx, namespace)
+            }
+            Self::Http | Self::Grpc | Self::Istio | Self::Linkerd | Self::Envoy | Self::JvmMemory => None,
+        }
     }
 }

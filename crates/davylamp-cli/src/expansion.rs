@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
-use davylamp_api::rollout::{Analysis, Compare, Count, Distribution, Gauge, Metric, Per, Ratio};
+use davylamp_api::rollout::{
+    Analysis, CohortBy, Compare, Count, Distribution, Expression, Gauge, Metric, Per, Ratio, Throughput,
+};
 use davylamp_api::template::Scope;
 use davylamp_api::{AnalysisTemplateSpec, RolloutSpec};
 use davylamp_engine::{Problem, Program, templates};
@@ -91,7 +93,7 @@ fn expansions(analysis: &Analysis, origins: &BTreeMap<String, String>) -> Vec<Ex
 }
 
 fn kind_and_selectors(metric: &Metric) -> String {
-    let Metric { ratio, count, distribution, gauge, .. } = metric;
+    let Metric { ratio, count, distribution, gauge, throughput, expression, cohort, .. } = metric;
     let ratio = ratio.as_ref().map(|Ratio { events, total, histogram, slower_than }| {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         match slower_than {
@@ -111,5 +113,13 @@ fn kind_and_selectors(metric: &Metric) -> String {
     });
     let distribution =
         distribution.as_ref().map(|Distribution { histogram }| format!("distribution of {histogram}"));
-    ratio.or(count).or(distribution).or(gauge).unwrap_or_default()
+    let throughput = throughput.as_ref().map(|Throughput { requests }| format!("throughput of {requests}"));
+    let expression = expression.as_ref().map(|Expression { query, .. }| format!("expression {query}"));
+    let by = match cohort.as_ref().map(|cohort| cohort.by) {
+        Some(CohortBy::Service) => ", by service",
+        Some(CohortBy::Labels) => ", by label",
+        Some(CohortBy::Pod) | None => "",
+    };
+    let kind = ratio.or(count).or(distribution).or(gauge).or(throughput).or(expression);
+    format!("{}{by}", kind.unwrap_or_default())
 }

@@ -1,11 +1,10 @@
 //! What can be said of gauges before a run: how often their pods are compared, and what a look can find.
 
+use davylamp_engine::figures::digits;
+use davylamp_engine::forecast::StepForecast;
 use davylamp_engine::{GaugePlan, Plan};
-use davylamp_stats::{DEFAULT_POD_EFFECT, pod_spread, t_critical};
+use davylamp_stats::{DEFAULT_POD_EFFECT, Gauge, pod_spread, t_critical};
 use serde::Serialize;
-
-use crate::forecast::StepForecast;
-use crate::planned::digits;
 
 /// One gauge.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -16,6 +15,7 @@ pub(crate) struct GaugeForecast {
     looks: u32,
     /// A look rolls back at this p; absent when it decides nothing.
     limit: Option<f64>,
+    /// None of a growth.
     steps: Vec<Reach>,
 }
 
@@ -35,14 +35,15 @@ impl GaugeForecast {
         let cohort = |pods: i32| u32::try_from(pods).unwrap_or(1).clamp(1, GaugePlan::PODS);
         let of_gauge = |gauge: &GaugePlan| {
             let reach = |step: &StepForecast| {
-                let pods = [cohort(step.pods), cohort(replicas)];
+                let pods = [cohort(step.pods), cohort(if plan.fresh { step.pods } else { replicas })];
                 Reach { step: step.step, pods, ratio: ratio(gauge, pods) }
             };
             Self {
                 gauge: gauge.name.clone(),
                 looks: gauge.looks,
                 limit: gauge.decides.then_some(gauge.limit),
-                steps: steps.iter().map(reach).collect(),
+                // What is found of a growth depends on how much the old version grows.
+                steps: steps.iter().filter(|_| gauge.compare == Gauge::Level).map(reach).collect(),
             }
         };
         plan.gauges.iter().map(of_gauge).collect()
@@ -61,12 +62,14 @@ impl GaugeForecast {
                 None => format!("nothing in step {step} (one pod in each cohort)"),
             })
             .collect();
-        format!(
-            "{gauge}: pods are compared every 10 min and at the end of a step, at most {looks} times, and p of {limit:.6} rolls back. \
-             If pods differ by {} %, half of the looks find {}.",
-            digits(100.0 * DEFAULT_POD_EFFECT),
-            reach.join(", ")
-        )
+        let looks = format!(
+            "{gauge}: pods are compared every 10 min and at the end of a step, at most {looks} times, and p of {limit:.6} rolls back."
+        );
+        if reach.is_empty() {
+            return looks;
+        }
+        let differ = digits(100.0 * DEFAULT_POD_EFFECT);
+        format!("{looks} If pods differ by {differ} %, half of the looks find {}.", reach.join(", "))
     }
 }
 

@@ -2,13 +2,10 @@
 #![allow(clippy::similar_names, reason = "a seed and a speed are what they are called")]
 
 mod acts;
-mod advice;
 mod command;
 mod distribution;
 mod door;
 mod expansion;
-mod figures;
-mod forecast;
 mod gauges;
 mod input;
 mod pace;

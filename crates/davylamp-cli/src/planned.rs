@@ -8,15 +8,14 @@ use davylamp_api::rollout::OnInconclusive;
 use davylamp_api::run::Sampling;
 use davylamp_api::scalar::Duration;
 use davylamp_api::{MetricSourceSpec, RolloutSpec};
-use davylamp_engine::Program;
+use davylamp_engine::figures::{about, counted, digits, whole};
+use davylamp_engine::forecast::{Advice, Forecast, Rate, Search, Service, Verdict, Written};
+use davylamp_engine::{ExpressionPlan, Plan, Program};
 use davylamp_stats::DEFAULT_POD_EFFECT;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::advice::{Advice, Search};
 use crate::expansion::{Expansion, compiled};
-use crate::figures::{about, counted, whole};
-use crate::forecast::{Forecast, Rate, Row, Service, StepForecast, Verdict, size};
 use crate::gauges::GaugeForecast;
 use crate::picture::wrap;
 use crate::rates::Known;
@@ -29,6 +28,10 @@ pub(crate) struct Planned {
     /// Each step can be judged, if only on average.
     judged: bool,
     replicas: i32,
+    /// The most pods at a time: both versions at full size, and a fresh baseline.
+    peak_pods: i32,
+    #[serde(skip)]
+    fresh: bool,
     /// What presets and templates stand for.
     expansions: Vec<Expansion>,
     metrics: Vec<Rate>,
@@ -41,6 +44,9 @@ pub(crate) struct Planned {
     pod_effect: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gauges: Vec<GaugeForecast>,
+    /// What is not told apart by pods, and what promises no error rate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
     #[serde(flatten)]
     forecast: Forecast,
     /// What to change so that each step can be judged; each alone is enough.
@@ -77,14 +83,21 @@ impl Planned {
     }
 
     fn of(name: &str, spec: &RolloutSpec, program: &Program, service: Service) -> Result<Self> {
-        let forecast = Forecast::new(program, &service)?;
-        let search = Search { name, spec, program, service: &service };
+        let (conduct, size) = (&program.conduct, size(program));
+        let forecast = Forecast::new(conduct, size, &service)?;
+        let analysis = spec.analysis.clone().unwrap_or_default();
+        let written = Written { strategy: spec.strategy.clone(), analysis };
+        let search = Search { written: &written, conduct, size, service: &service };
         let plan = &program.conduct.analysis;
+        let most = forecast.steps.iter().map(|step| step.pods).max().unwrap_or(0);
+        let extra = if plan.fresh { most } else { 0 };
         let length = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0)).as_secs_f64();
         Ok(Self {
             rollout: name.to_owned(),
             judged: forecast.is_judged(),
-            replicas: size(program),
+            replicas: size,
+            peak_pods: size.saturating_add(most.max(size).max(1)).saturating_add(extra),
+            fresh: plan.fresh,
             expansions: Vec::new(),
             scrape_interval_seconds: length(plan.interval()),
             warmup_seconds: length(plan.warmup),
@@ -95,7 +108,8 @@ impl Planned {
             advice: search.advice(&forecast)?,
             sharper: search.sharper(&forecast)?,
             metrics: service.rates,
-            gauges: GaugeForecast::all(plan, &forecast.steps, size(program)),
+            gauges: GaugeForecast::all(plan, &forecast.steps, size),
+            notes: notes(plan),
             forecast,
             on_inconclusive: plan.on_inconclusive,
         })
@@ -232,7 +246,7 @@ impl Planned {
     fn sentences(&self, text: &mut String) {
         let mut lines = Vec::new();
         for step in &self.forecast.steps {
-            lines.extend(step.metrics.iter().filter_map(|row| self.trouble(step, row)));
+            lines.extend(step.troubles(self.on_inconclusive));
             if step.approval {
                 lines.push(format!(
                     "Step {} also waits for approval, which no time above includes.",
@@ -241,7 +255,15 @@ impl Planned {
             }
         }
         lines.extend(self.gauges.iter().map(GaugeForecast::text));
-        if self.metrics.is_empty() && self.gauges.is_empty() {
+        if self.fresh {
+            lines.push(format!(
+                "Each step also starts as many pods of the old version to compare with: at the end of the run there are {} pods \
+                 at most.",
+                self.peak_pods
+            ));
+        }
+        lines.extend(self.notes.iter().cloned());
+        if self.metrics.is_empty() && self.gauges.is_empty() && self.notes.is_empty() {
             lines.push(
                 "Without metrics nothing is compared: each step passes as soon as its pods have been healthy for hold.min. Write \
                  spec.analysis.metrics."
@@ -272,35 +294,33 @@ impl Planned {
             push(text, "  ", advice);
         }
     }
+}
 
-    fn trouble(&self, step: &StepForecast, row: &Row) -> Option<String> {
-        let max = about(Some(step.hold_max_seconds));
-        let then = match self.on_inconclusive {
-            OnInconclusive::Pause => "pauses",
-            OnInconclusive::Promote => "is taken as passed",
-            OnInconclusive::Rollback => "is rolled back",
-        };
-        let (number, metric, margin) = (step.step, &row.metric, digits(row.margin));
-        Some(match row.verdict {
-            Verdict::Judged | Verdict::NotAnalysed => return None,
-            Verdict::OftenInconclusive => format!(
-                "Step {number} is often inconclusive: one time in ten it takes more than {} until {metric} is shown below \
-                 {margin}x; after {max} the step {then}.",
-                about(row.promote_slow_seconds)
-            ),
-            Verdict::Inconclusive => {
-                let shown = row
-                    .promote_seconds
-                    .map_or_else(|| "never".to_owned(), |time| format!("only after {}", about(Some(time))));
-                format!(
-                    "Step {number} ends inconclusive: {metric} is shown below {margin}x {shown}; after {max} the step {then}."
-                )
-            }
-            Verdict::Blind => format!(
-                "Step {number} is blind: even twenty times the events of {metric} are not found within {max}."
-            ),
-        })
-    }
+/// Pods that carry the full traffic.
+fn size(program: &Program) -> i32 {
+    program.replicas.unwrap_or(1)
+}
+
+fn notes(plan: &Plan) -> Vec<String> {
+    let told = plan.metrics.iter().filter(|metric| metric.told.is_some()).map(|metric| {
+        format!(
+            "{}: pods are not told apart, so there is no allowance for how they differ, and no warm-up.",
+            metric.name
+        )
+    });
+    let expressions = plan.expressions.iter().map(|one| {
+        let ExpressionPlan { name, consecutive, reach, decides, .. } = one;
+        if !decides {
+            return format!("{name}: informational; its value is shown, and nothing follows.");
+        }
+        let from = about(Some(whole(Duration::from_millis(reach.unsigned_abs()).as_secs_f64())));
+        let from = if *reach > 0 { format!(", from {from} after the settle time on") } else { String::new() };
+        format!(
+            "{name}: by a threshold, without a promised error rate: {consecutive} values in a row outside roll back, and the next \
+             step needs {consecutive} values, the last of them inside{from}."
+        )
+    });
+    told.chain(expressions).collect()
 }
 
 /// Its lines end before this column.
@@ -347,12 +367,6 @@ fn source(objects: &[Value], name: Option<&str>) -> Result<MetricSourceSpec> {
             bail!("MetricSource {}: spec.{}: {}", name.unwrap_or_default(), error.path(), error.inner())
         }
     }
-}
-
-/// As many digits behind the point as say something.
-pub(crate) fn digits(x: f64) -> String {
-    let text = if x < 0.1 { format!("{x:.4}") } else { format!("{x:.2}") };
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn counted_rate(rps: f64) -> String {

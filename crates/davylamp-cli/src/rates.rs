@@ -9,11 +9,11 @@ use davylamp_api::scalar::{Duration, Percent};
 use davylamp_controller::clock::Clock;
 use davylamp_controller::metrics::scope::{Questions, of_workload};
 use davylamp_controller::metrics::{MetricsApi, PrometheusApi};
+use davylamp_engine::figures::{count, whole};
+use davylamp_engine::forecast::{ASSUMED, Rate, Service, TAIL};
 use davylamp_engine::{Exposure, MetricPlan, MetricQuery};
 use serde_json::json;
 
-use crate::figures::{count, whole};
-use crate::forecast::{Rate, Service};
 use crate::input::rate;
 
 /// What the command line says about the service.
@@ -71,11 +71,6 @@ impl FromStr for Share {
         Ok(Self { metric, share: share.parse()? })
     }
 }
-
-/// Assumed where nobody says more: the default of `floor`.
-const ASSUMED: f64 = 0.001;
-/// Of the values of a distribution, those that are compared: at most a tenth.
-const TAIL: f64 = 0.05;
 
 impl Known {
     /// As flags would say it: so many requests a second, of which that share are events, and the time between two scrapes.
@@ -142,7 +137,8 @@ impl Known {
                     MetricQuery::Counters { .. }
                     | MetricQuery::Slower { .. }
                     | MetricQuery::Counter { .. }
-                    | MetricQuery::Gauge { .. } => metric.floor.unwrap_or(ASSUMED),
+                    | MetricQuery::Gauge { .. }
+                    | MetricQuery::Expression { .. } => metric.floor.unwrap_or(ASSUMED),
                 };
                 (rps, share, "assumed; --errors says it, --prometheus reads it".to_owned())
             }
@@ -209,6 +205,12 @@ impl<'a> Prometheus<'a> {
     fn read(&self, metric: &MetricPlan, pods: i32) -> Result<Counted> {
         let Self { labels, namespace, name, window, .. } = self;
         let url = &self.asked.url;
+        if metric.told.is_some() {
+            bail!(
+                "{}: only what is counted by pod is read before a run: say --rps and --errors",
+                metric.name
+            );
+        }
         // Of a distribution only the number of values is read, which any bound has.
         let (query, tail) = match &metric.query {
             MetricQuery::Distribution { histogram } => {
@@ -218,7 +220,8 @@ impl<'a> Prometheus<'a> {
             query @ (MetricQuery::Counters { .. }
             | MetricQuery::Slower { .. }
             | MetricQuery::Counter { .. }
-            | MetricQuery::Gauge { .. }) => (query.clone(), false),
+            | MetricQuery::Gauge { .. }
+            | MetricQuery::Expression { .. }) => (query.clone(), false),
         };
         let questions = of_workload(&query, labels, namespace, name)?;
         if let Questions::Counter(counter) = questions {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use davylamp_api::conditions::Reason;
-use davylamp_api::run::{DecisionRecord, GaugeRecord, MetricRecord, broken};
+use davylamp_api::run::{DecisionRecord, ExpressionRecord, GaugeRecord, MetricRecord, SplitRecord, broken};
 use davylamp_api::{MetricSourceSpec, RolloutRunSpec, RolloutRunStatus, labels};
 use davylamp_controller::metrics::{PrometheusApi, Wanted, fetch_once};
 use davylamp_engine::Conduct;
@@ -17,9 +17,9 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::figures::{count, whole};
 use crate::input::objects;
 use crate::rates::address;
+use davylamp_engine::figures::{count, whole};
 
 /// Which run, and where its metrics are.
 #[derive(Args, Debug)]
@@ -67,6 +67,10 @@ struct Line {
     differs: Vec<Difference>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gauges: Vec<GaugeDifference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<SplitDifference>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    expressions: Vec<ExpressionDifference>,
 }
 
 /// The evidence of a metric, where it is another one now.
@@ -83,6 +87,22 @@ struct Difference {
 struct GaugeDifference {
     recorded: GaugeRecord,
     now: GaugeRecord,
+}
+
+/// The same of the split of the requests.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SplitDifference {
+    recorded: SplitRecord,
+    now: SplitRecord,
+}
+
+/// The same of an expression.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExpressionDifference {
+    recorded: ExpressionRecord,
+    now: ExpressionRecord,
 }
 
 struct Run {
@@ -206,11 +226,15 @@ impl Verify {
 
 fn line(checked: Checked, records: &[DecisionRecord]) -> Line {
     let same = checked.is_same();
-    let Checked { number, differs, gauges, unfounded } = checked;
+    let Checked { number, differs, gauges, split, expressions, unfounded } = checked;
     let record = records.iter().find(|record| record.number == number).cloned().unwrap_or_default();
     let differs = differs.into_iter().map(|(recorded, now)| Difference { recorded, now }).collect();
     let gauges = gauges.into_iter().map(|(recorded, now)| GaugeDifference { recorded, now }).collect();
-    Line { number, from: record.from, to: record.to, rule: record.rule, same, unfounded, differs, gauges }
+    let expressions = expressions.into_iter();
+    let expressions = expressions.map(|(recorded, now)| ExpressionDifference { recorded, now }).collect();
+    let split = split.map(|(recorded, now)| SplitDifference { recorded, now });
+    let DecisionRecord { from, to, rule, .. } = record;
+    Line { number, from, to, rule, same, unfounded, differs, gauges, split, expressions }
 }
 
 impl Verified {
@@ -223,7 +247,7 @@ impl Verified {
     pub(crate) fn print(&self, out: &mut impl Write) -> Result<()> {
         let Self { run, decisions, broken_at, checked } = self;
         writeln!(out, "{run}: {decisions} decisions, {} of them with evidence", checked.len())?;
-        for Line { number, from, to, rule, same, unfounded, differs, gauges } in checked {
+        for Line { number, from, to, rule, same, unfounded, differs, gauges, split, expressions } in checked {
             let verdict = match (same, unfounded) {
                 (true, _) if rule == Reason::SharedIncident.as_str() => {
                     "the same; what other Rollouts noticed is not recomputed"
@@ -244,6 +268,14 @@ impl Verified {
                 writeln!(out, "       {}: recorded {}", recorded.name, look(recorded))?;
                 writeln!(out, "       {}  now      {}", " ".repeat(recorded.name.len()), look(now))?;
             }
+            if let Some(SplitDifference { recorded, now }) = split {
+                writeln!(out, "       split: recorded {}", shares(recorded))?;
+                writeln!(out, "              now      {}", shares(now))?;
+            }
+            for ExpressionDifference { recorded, now } in expressions {
+                writeln!(out, "       {}: recorded {}", recorded.name, value(recorded))?;
+                writeln!(out, "       {}  now      {}", " ".repeat(recorded.name.len()), value(now))?;
+            }
         }
         match broken_at {
             Some(number) => {
@@ -261,12 +293,26 @@ impl Verified {
     }
 }
 
+/// "1,234 requests to the canary, 23,946 to the baseline; ln e 6.92 that this is wrong".
+fn shares(record: &SplitRecord) -> String {
+    let SplitRecord { canary, baseline, log_e, wrong: _ } = record;
+    let [canary, baseline] = [canary, baseline].map(|n| count(whole(*n)));
+    format!("{canary} requests to the canary, {baseline} to the baseline; ln e {log_e} that this is wrong")
+}
+
 /// "look 3: 271000000 in 3 pods against 130000000 in 9 pods; p 0.00002".
 fn look(record: &GaugeRecord) -> String {
     let GaugeRecord { look, canary, baseline, pods: [ours, theirs], p, .. } = record;
     let number = |n: &Option<f64>| n.map_or_else(|| "nothing".to_owned(), |n| n.to_string());
     let (canary, baseline) = (number(canary), number(baseline));
     format!("look {look}: {canary} in {ours} pods against {baseline} in {theirs}; p {}", number(p))
+}
+
+/// "0.62, 3 in a row outside, of 7 values".
+fn value(record: &ExpressionRecord) -> String {
+    let ExpressionRecord { value, outside, values, .. } = record;
+    let value = value.map_or_else(|| "no value".to_owned(), |value| value.to_string());
+    format!("{value}, {outside} in a row outside, of {values} values")
 }
 
 /// "41 of 8,210 against 66 of 30,400, ln e 5.312 against the tolerated, 1.021 for the margin".

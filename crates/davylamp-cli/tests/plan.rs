@@ -69,6 +69,16 @@ fn a_rollout_with_thin_traffic() {
 }
 
 #[test]
+fn a_fresh_baseline_needs_more_pods() {
+    let (words, fresh) =
+        ("plan -f - --rps 2000 --errors 0.5%", ROLLOUT.replace("canary: {}", "canary: {baseline: fresh}"));
+    let planned = json(words, &fresh);
+    assert_eq!((&planned["replicas"], &planned["peakPods"]), (&10.into(), &25.into()));
+    let written = text(&run(words, &fresh)).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(written.contains("there are 25 pods at most."), "{written}");
+}
+
+#[test]
 fn a_rollout_with_hardly_any_traffic_and_two_metrics() {
     let slow = "total: http_requests_total}\n    - name: slow\n      ratio: {events: slow_total, total: http_requests_total}";
     let two = ROLLOUT

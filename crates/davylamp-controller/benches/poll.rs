@@ -85,6 +85,7 @@ fn query() -> Query {
         metrics,
         scrape_interval_ms: INTERVAL * 1_000,
         delay_ms: 15_000,
+        ..Query::default()
     }
 }
 

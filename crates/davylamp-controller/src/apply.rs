@@ -5,7 +5,7 @@ use axum::http::uri::InvalidUri;
 use davylamp_api::labels::{self, MANAGER, MANAGER_SCALE, MANAGER_STATUS};
 use davylamp_api::rollout::RouteRef;
 use davylamp_api::{RolloutRunSpec, RolloutSpec};
-use davylamp_engine::observed::{Hash, Role, Template};
+use davylamp_engine::observed::{Hash, Role, Template, of_baseline};
 use davylamp_engine::{Desired, RouteGoal};
 use kube::Resource;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
@@ -131,11 +131,10 @@ pub fn plan(subject: &Subject, desired: &Desired, caches: &Caches, memory: &Memo
     let mut down = Vec::new();
     for (hash, size) in &desired.sizes {
         match sets.get(hash) {
-            None if !deleting && desired.revisions.contains_key(hash) => {
-                let number = desired.revisions.get(hash).copied().unwrap_or(0);
-                effects.push(Effect::CreateReplicaSet(hash.clone(), number, *size));
+            None => {
+                let number = desired.revisions.get(of_baseline(hash).unwrap_or(hash)).filter(|_| !deleting);
+                effects.extend(number.map(|number| Effect::CreateReplicaSet(hash.clone(), *number, *size)));
             }
-            None => {}
             Some(set) => {
                 if owner(&**set).is_none() && !deleting {
                     effects.push(Effect::Adopt(hash.clone()));
@@ -389,12 +388,13 @@ impl Applier {
         caches: &Caches,
     ) -> Result<(), ApplyError> {
         let spec = subject.spec.as_ref().ok_or(ApplyError::NeedsSpec("a ReplicaSet"))?;
-        let template = match own_template(subject, hash) {
+        let revision = of_baseline(hash).unwrap_or(hash);
+        let template = match own_template(subject, revision) {
             Some(template) => {
-                self.keep_template(subject, hash, number, &template).await?;
+                self.keep_template(subject, revision, number, &template).await?;
                 template
             }
-            None => self.kept_template(subject, hash).await?,
+            None => self.kept_template(subject, revision).await?,
         };
         let body = objects::replica_set(subject, spec, &template, hash, number, size);
         let api = self.caller.api(&subject.key.namespace, &replica_sets());
@@ -409,7 +409,7 @@ impl Applier {
     async fn keep_template(
         &self,
         subject: &Subject,
-        hash: &Hash,
+        hash: &str,
         number: i64,
         template: &Value,
     ) -> Result<(), ApplyError> {
@@ -419,12 +419,12 @@ impl Applier {
     }
 
     /// Somebody deleted the `ReplicaSet` of a revision that is not the spec's any more.
-    async fn kept_template(&self, subject: &Subject, hash: &Hash) -> Result<Value, ApplyError> {
+    async fn kept_template(&self, subject: &Subject, hash: &str) -> Result<Value, ApplyError> {
         let api = self.caller.api(&subject.key.namespace, &controller_revisions());
         let name = objects::revision_name(&subject.key.name, hash);
         let kept = self.caller.call("get ControllerRevision", api.get_opt(&name)).await?;
         kept.and_then(|r| r.data.pointer("/data/template").cloned())
-            .ok_or_else(|| ApplyError::TemplateLost(hash.clone()))
+            .ok_or_else(|| ApplyError::TemplateLost(hash.to_owned()))
     }
 
     async fn patch_replica_set(
@@ -535,7 +535,7 @@ impl Applier {
 }
 
 /// The template of the spec, when it is of this hash.
-fn own_template(subject: &Subject, hash: &Hash) -> Option<Value> {
+fn own_template(subject: &Subject, hash: &str) -> Option<Value> {
     let RolloutSpec { template, .. } = subject.spec.as_ref()?;
-    (davylamp_api::revision::hash(&template.0, 0) == *hash).then(|| template.0.clone())
+    (davylamp_api::revision::hash(&template.0, 0) == hash).then(|| template.0.clone())
 }

@@ -2,7 +2,7 @@
 
 use davylamp_api::labels;
 use davylamp_api::{RolloutRunSpec, RolloutSpec, revision};
-use davylamp_engine::observed::{Hash, Role};
+use davylamp_engine::observed::{Hash, Role, of_baseline};
 use serde_json::{Map, Value, json};
 
 use crate::observe::Subject;
@@ -11,6 +11,9 @@ use crate::observe::Subject;
 pub const APPLIED: &str = "davylamp.dev/applied";
 /// The annotation that numbers a revision.
 pub const REVISION: &str = "davylamp.dev/revision";
+
+/// The role of a fresh baseline's pods.
+pub const BASELINE: &str = "baseline";
 
 /// The reference of an object to its Rollout.
 #[must_use]
@@ -45,7 +48,9 @@ pub fn revision_name(rollout: &str, hash: &str) -> String {
     format!("{rollout}-{hash}")
 }
 
-/// A `ReplicaSet` of a revision. The selector of the user, and the hash; the template of the user, and our labels.
+/// A `ReplicaSet` of a revision, or of its fresh baseline. The selector of the user, and the hash; the template of the user,
+/// and our labels. By its hash a baseline's pods are behind the stable Service; by its role no other `ReplicaSet` takes them
+/// for its own, nor it others.
 #[must_use]
 pub fn replica_set(
     subject: &Subject,
@@ -57,18 +62,18 @@ pub fn replica_set(
 ) -> Value {
     let mut template = template.clone();
     let mut selector = spec.selector.match_labels.clone();
-    selector.insert(labels::POD_TEMPLATE_HASH.to_owned(), hash.to_owned());
-    for (key, value) in [
-        (labels::POD_TEMPLATE_HASH, hash),
-        (labels::ROLLOUT, subject.key.name.as_str()),
-        (labels::SERVING, "true"),
-    ] {
+    let name = revision_name(&subject.key.name, hash);
+    let of = of_baseline(hash);
+    let role = of.map(|_| (labels::ROLE, BASELINE));
+    let own: Vec<_> = [(labels::POD_TEMPLATE_HASH, of.unwrap_or(hash))].into_iter().chain(role).collect();
+    selector.extend(own.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    let more = [(labels::ROLLOUT, subject.key.name.as_str()), (labels::SERVING, "true")];
+    for (key, value) in own.iter().chain(&more) {
         if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
-            labels.insert(key.to_owned(), json!(value));
+            labels.insert((*key).to_owned(), json!(value));
         }
     }
-    let mut metadata =
-        metadata(subject, &revision_name(&subject.key.name, hash), &[(labels::POD_TEMPLATE_HASH, hash)]);
+    let mut metadata = metadata(subject, &name, &own);
     metadata["annotations"] = json!({REVISION: number.to_string()});
     json!({
         "apiVersion": "apps/v1",

@@ -10,7 +10,8 @@ use davylamp_api::status::RolloutStatus;
 use davylamp_api::template::{AnalysisTemplate, AnalysisTemplateSpec, ClusterAnalysisTemplate, Scope};
 use davylamp_api::{Instant, RolloutRunSpec, RolloutSpec, labels};
 use davylamp_engine::observed::{
-    Action, Entrance, Hash, Meta, Observed, Pod, Revision, Role, Route, Service, Source,
+    Action, Entrance, Hash, Meta, Observed, Pod, Revision, Role, Route, Service, Source, Suggested,
+    baseline_of,
 };
 use davylamp_engine::{Conduct, Input, Problem, templates};
 
@@ -19,11 +20,16 @@ use crate::json::Json;
 use crate::key::Key;
 use crate::memory::{Memories, Memory, Written};
 use crate::metrics::Sampler;
+use crate::metrics::suggestion::{Suggestion, addresses};
+use crate::objects::BASELINE;
 use crate::traffic::{self, Backends, Parents};
 use crate::views::{
     EndpointSliceView, GatewayClassView, GatewayView, PodView, ReplicaSetView, RolloutView, RouteView,
     RunView, ServiceView, label, owner,
 };
+
+/// So many characters the API server adds to the name of a pod.
+const GENERATED: usize = 5;
 
 /// Everything that is watched.
 #[derive(Clone, Debug)]
@@ -210,7 +216,7 @@ impl Caches {
                 label(set, labels::ROLLOUT) == Some(&key.name) && mine(set, uid)
             })
             .into_iter()
-            .filter_map(|set| Some((label(&*set, labels::POD_TEMPLATE_HASH)?.to_owned(), set)))
+            .filter_map(|set| Some((revision(&*set)?, set)))
             .collect()
     }
 
@@ -225,6 +231,13 @@ impl Caches {
     pub fn route(&self, namespace: &str, target: &RouteRef) -> Option<Arc<RouteView>> {
         self.routes.get(&Key { namespace: namespace.to_owned(), name: target.name.clone() })
     }
+}
+
+/// What a `ReplicaSet` or a pod is of: a revision, or its fresh baseline.
+fn revision(object: &impl kube::Resource) -> Option<Hash> {
+    let hash = label(object, labels::POD_TEMPLATE_HASH)?;
+    let is_baseline = label(object, labels::ROLE) == Some(BASELINE);
+    Some(if is_baseline { baseline_of(hash) } else { hash.to_owned() })
 }
 
 /// Owned by it, or by nobody: what `--cascade=orphan` left is adopted.
@@ -247,6 +260,24 @@ impl Parents for Caches {
         let class = Key { namespace: String::new(), name: gateway.spec.gateway_class_name.clone() };
         self.classes.get(&class).map(|class| class.spec.controller_name.clone())
     }
+}
+
+/// An address where the source that the Rollout lacks may be, if there is no source at all.
+#[must_use]
+pub fn suggested(subject: &Subject, caches: &Caches, suggestion: &Suggestion) -> Option<Suggested> {
+    if source(subject, caches) != Source::NotFound || !caches.sources.keys().is_empty() {
+        return None;
+    }
+    let url = suggestion.current(|| {
+        let services = caches.services.list(None, |_| true);
+        let of = |service: &Arc<ServiceView>| {
+            let meta = &service.metadata;
+            Some((meta.namespace.clone()?, meta.name.clone()?, service.spec.value()))
+        };
+        let all: Vec<_> = services.iter().filter_map(of).collect();
+        addresses(all.iter().map(|(namespace, name, spec)| (namespace.as_str(), name.as_str(), spec.clone())))
+    })?;
+    Some(Suggested { url, namespace: subject.key.namespace.clone() })
 }
 
 /// The world of one Rollout, from the caches, the sample buffer, and what other Rollouts have noticed.
@@ -280,6 +311,7 @@ pub fn world(
         samples: sampler.samples(key).map(|samples| (*samples).clone()),
         learnt: sampler.learnt(key).map(|learnt| (*learnt).clone()),
         incidents,
+        ..Observed::default()
     }
 }
 
@@ -316,8 +348,7 @@ fn revisions(key: &Key, uid: &str, caches: &Caches) -> BTreeMap<Hash, Revision> 
         })
         .collect();
     for pod in caches.pods.list(Some(&key.namespace), |pod| label(pod, labels::ROLLOUT) == Some(&key.name)) {
-        let hash = label(&*pod, labels::POD_TEMPLATE_HASH).unwrap_or_default();
-        let Some(revision) = revisions.get_mut(hash) else { continue };
+        let Some(revision) = revision(&*pod).and_then(|hash| revisions.get_mut(&hash)) else { continue };
         let ready = pod.status.conditions.iter().find(|c| c.r#type == "Ready" && c.status == "True");
         if ready.is_none() && revision.trouble.is_none() {
             revision.trouble = trouble(&pod);
@@ -377,7 +408,8 @@ fn services(subject: &Subject, caches: &Caches) -> BTreeMap<Role, Service> {
             let pod = endpoint.target_ref.name.as_deref().unwrap_or_default();
             let hash =
                 pod.strip_prefix(rollout.as_str()).and_then(|rest| rest.strip_prefix('-')?.split_once('-'));
-            if let Some((hash, _)) = hash
+            // What is longer than a generated name is a fresh baseline's.
+            if let Some((hash, _)) = hash.filter(|(_, generated)| generated.len() == GENERATED)
                 && endpoint.conditions.ready.unwrap_or(true)
             {
                 *ready.entry(hash.to_owned()).or_insert(0) += 1;

@@ -17,8 +17,11 @@ use crate::events::{Occurrence, Recorder, Type};
 use crate::memory::Memories;
 use crate::observe::{Caches, Subject};
 
-/// Decisions of one run.
+/// Decisions of one run, and bytes of them: an object of etcd may have 1.5 MB, and each write sends it whole.
 const DECISIONS: usize = 200;
+const BYTES: usize = 250 * 1_024;
+/// How the last of them begins when there are more.
+const FULL: &str = "the record is full";
 /// Actions that are done go after a day, s.
 const ACTION_AGE: i64 = 86_400;
 
@@ -85,8 +88,14 @@ impl Outbox {
         let Some(mut there) = self.caller.call("get RolloutRun", api.get_opt(run)).await? else {
             return Ok(());
         };
-        let status = there.data.get("status").cloned().unwrap_or_default();
-        let mut status: RolloutRunStatus = serde_json::from_value(status).unwrap_or_default();
+        let status = there.data.get("status").cloned().unwrap_or_else(|| json!({"last": 0}));
+        let mut status: RolloutRunStatus = match serde_json::from_value(status) {
+            Ok(status) => status,
+            Err(error) => {
+                warn!(run, %error, "the record of a run cannot be read: nothing is added to it");
+                return Ok(());
+            }
+        };
         let number = pending.record.number;
         if number > status.last {
             append(&mut status, pending, &there.data["spec"]);
@@ -244,14 +253,49 @@ fn append(status: &mut RolloutRunStatus, pending: &Pending, spec: &Value) {
     status.outcome = pending.outcome.clone().or_else(|| status.outcome.clone());
     let previous = status.decisions.last().map_or_else(|| digest(spec), DecisionRecord::digest);
     let record = DecisionRecord { previous_digest: Some(previous), ..record.clone() };
-    if status.decisions.len() < DECISIONS {
+    if status.decisions.last().is_some_and(|last| last.gap == Some(true) && last.message.starts_with(FULL)) {
+        return;
+    }
+    let bytes = size(status) + size(&record);
+    if status.decisions.len() < DECISIONS && bytes <= BYTES {
         status.decisions.push(record);
-    } else if status.decisions.len() == DECISIONS {
-        warn!(record = record.number, "the record of a run is full");
-        let message = format!(
-            "the record is full: later decisions are in the events of the Rollout only; first: {}",
-            record.message
-        );
-        status.decisions.push(DecisionRecord { message, metrics: Vec::new(), gap: Some(true), ..record });
+        return;
+    }
+    warn!(record = record.number, "the record of a run is full");
+    let message = format!(
+        "{FULL}: later decisions are in the events of the Rollout only; first: {}",
+        record.message.chars().take(900).collect::<String>()
+    );
+    let (metrics, gauges, young) = Default::default();
+    status.decisions.push(DecisionRecord { message, metrics, gauges, young, gap: Some(true), ..record });
+}
+
+fn size(part: &impl serde::Serialize) -> usize {
+    serde_json::to_string(part).map_or(0, |text| text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use davylamp_api::run::MetricRecord;
+
+    use super::*;
+
+    #[test]
+    fn a_record_of_a_long_run_with_ten_metrics_stays_small_and_says_that_it_is_full() {
+        let mut status = RolloutRunStatus::default();
+        let metrics = vec![MetricRecord { name: "m".repeat(40), ..MetricRecord::default() }; 10];
+        for number in 1..=300 {
+            let message = "text ".repeat(200);
+            let record =
+                DecisionRecord { number, message, metrics: metrics.clone(), ..DecisionRecord::default() };
+            let outcome = (number == 300).then(|| "Promoted".to_owned());
+            let pending = Pending { record, run: None, warning: false, outcome };
+            append(&mut status, &pending, &Value::Null);
+        }
+        let (last, others) = status.decisions.split_last().unwrap();
+        assert!(last.message.starts_with(FULL) && others.iter().all(|one| one.gap.is_none()));
+        assert!(others.len() > 50, "{}", others.len());
+        assert!(size(&status) < 256 * 1_024, "{}", size(&status));
+        assert_eq!((status.last, status.outcome.as_deref()), (300, Some("Promoted")));
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use davylamp_engine::observed::Observed;
 use davylamp_engine::{Decision, Desired, Wake, decide};
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
@@ -16,6 +17,7 @@ use crate::clock::Clock;
 use crate::incidents::Incidents;
 use crate::key::Key;
 use crate::memory::Memories;
+use crate::metrics::suggestion::Suggestion;
 use crate::metrics::{Sampler, Wanted, WantedHistory};
 use crate::observe::{self, Caches, Subject};
 use crate::outbox::Outbox;
@@ -31,6 +33,8 @@ pub struct Context {
     pub caches: Caches,
     /// Asks for metrics.
     pub sampler: Sampler,
+    /// Looks for sources where there is none.
+    pub suggestion: Suggestion,
     /// What the process remembers.
     pub memories: Memories,
     /// What Rollouts have noticed of their baselines.
@@ -105,7 +109,9 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
     let memory = ctx.memories.get(key, &subject.uid);
     ctx.incidents.note(key, &subject.status);
     let incidents = ctx.incidents.of_others(key, now);
+    let suggested = observe::suggested(&subject, &ctx.caches, &ctx.suggestion);
     let observed = observe::world(&subject, &ctx.caches, &ctx.sampler, &memory, incidents);
+    let observed = Observed { suggested, ..observed };
     let Decision { status, desired, wake } = decide(&subject.input, &subject.status, &observed, now);
 
     // The names of Services and routes in the next status count for what follows.

@@ -26,6 +26,7 @@ use crate::incidents::Incidents;
 use crate::key::Key;
 use crate::leader::{self, Elector};
 use crate::memory::Memories;
+use crate::metrics::suggestion::Suggestion;
 use crate::metrics::{Counted, MetricsApi, Sampler};
 use crate::observe::Caches;
 use crate::outbox::Outbox;
@@ -90,6 +91,8 @@ pub async fn run(
     let held = Wakes { queue: queue.clone(), rollouts: caches.rollouts.clone() };
     let woken = queue.clone();
     let metrics = Arc::new(Counted::new(metrics, telemetry.clone()));
+    let found = Wakes { queue: queue.clone(), rollouts: caches.rollouts.clone() };
+    let suggestion = Suggestion::new(metrics.clone(), clock, move || found.wake_sourceless());
     let sampler = Sampler::new(metrics, clock, move |key| woken.push(key.clone()));
     let caller = Caller::new(client.clone(), config.call_limit, telemetry.clone());
     let recorder = Recorder::new(caller.clone(), &config.identity);
@@ -97,6 +100,7 @@ pub async fn run(
         clock,
         caches: caches.clone(),
         sampler,
+        suggestion,
         memories: Memories::default(),
         incidents: Incidents::new(move || held.wake_driven()),
         writer: StatusWriter::new(caller.clone()),
@@ -331,6 +335,12 @@ impl Wakes {
     fn in_flight<K: Resource>(&self) -> impl FnMut(&K) + Send + 'static {
         let wakes = Self { queue: self.queue.clone(), rollouts: self.rollouts.clone() };
         move |_: &K| wakes.wake_driven()
+    }
+
+    fn wake_sourceless(&self) {
+        for rollout in self.rollouts.list(None, |r| r.status.as_str().contains("\"SourceNotFound\"")) {
+            self.queue.push(Key::of(&*rollout));
+        }
     }
 
     fn wake_driven(&self) {

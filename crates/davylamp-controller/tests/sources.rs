@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use davylamp_api::rollout::Analysis;
+use davylamp_api::rollout::{Analysis, Canary};
 use davylamp_api::{AnalysisTemplate, ClusterAnalysisTemplate, MetricSource};
 use davylamp_world::ApiServer;
 use kube::Api;
@@ -42,7 +42,7 @@ async fn the_templates_in_the_guide_are_taken_as_they_stand_and_its_metrics_are_
         .unwrap();
     let api: Api<ClusterAnalysisTemplate> = Api::all(server.client());
     let guide = std::fs::read_to_string(root.join("docs/src/metrics.md")).unwrap();
-    let (mut templates, mut fragments) = (0, 0);
+    let (mut templates, mut fragments, mut strategies) = (0, 0, 0);
     for block in guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
         for document in serde_yaml::Deserializer::from_str(block) {
             let written = serde_yaml::Value::deserialize(document).unwrap();
@@ -56,6 +56,10 @@ async fn the_templates_in_the_guide_are_taken_as_they_stand_and_its_metrics_are_
                     serde_yaml::from_str(&text.replace("kind: Cluster", "kind: ")).unwrap();
                 assert_eq!(other.spec, created.spec.0);
                 templates += 1;
+            } else if let Some(strategy) = written.get("strategy") {
+                let canary: Canary = serde_yaml::from_value(strategy["canary"].clone()).unwrap();
+                assert_eq!(serde_yaml::to_value(&canary).unwrap(), strategy["canary"], "{block}");
+                strategies += 1;
             } else {
                 let analysis: Analysis = serde_yaml::from_value(written.clone()).unwrap();
                 assert_eq!(serde_yaml::to_value(&analysis).unwrap(), written, "{block}");
@@ -63,7 +67,7 @@ async fn the_templates_in_the_guide_are_taken_as_they_stand_and_its_metrics_are_
             }
         }
     }
-    assert_eq!((templates, fragments), (2, 6));
+    assert_eq!((templates, fragments, strategies), (2, 9, 1));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use davylamp_api::rollout::{CohortBy, Cohorts};
 use davylamp_api::run::Calibrated;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_stats::{
@@ -16,7 +17,7 @@ use davylamp_stats::{
 use crate::decision::HistoryQuery;
 use crate::fold::rounded;
 use crate::observed::{Increment, Learnt, MetricSamples, Samples};
-use crate::program::{Plan, pods_for};
+use crate::program::{MetricPlan, Plan, pods_for};
 
 /// Increments that are kept, of all metrics together: 32 MB.
 const MOST: usize = 1_000_000;
@@ -169,6 +170,7 @@ impl Metric {
             clip: blocks.map_or(default.clip, |b| b.clip),
             pod_effect: rounded(tau.min(MOST_EFFECT)),
             rate: self.above.is_none().then(|| usual(&pods)).flatten(),
+            per_second: per_second(&pods, all, span),
             pods: i32::try_from(all).unwrap_or(i32::MAX),
             history: span,
             placebos: blocks.map_or(0, |b| i32::try_from(b.placebos).unwrap_or(i32::MAX)),
@@ -233,6 +235,28 @@ pub(crate) fn unlearnt(plan: &Plan, interval: i64) -> BTreeMap<String, Calibrate
     plan.metrics.iter().map(|metric| (metric.name.clone(), default.clone())).collect()
 }
 
+/// What holds for metrics that are not of pods, for the record.
+pub(crate) fn without_pods(plan: &Plan) -> BTreeMap<String, Calibrated> {
+    let metrics = plan.metrics.iter().filter_map(|metric| Some((metric, metric.told.as_ref()?)));
+    let of = |(metric, told): (&MetricPlan, &Cohorts)| {
+        let reason = format!("{}: pods are not told apart, no allowance for how they differ", by(told));
+        (
+            metric.name.clone(),
+            Calibrated { pod_effect: 0.0, reason: Some(reason), ..defaults(plan.interval()) },
+        )
+    };
+    metrics.map(of).collect()
+}
+
+/// "by service".
+pub(crate) fn by(told: &Cohorts) -> String {
+    match (told.by, told.label.as_deref().unwrap_or_default()) {
+        (CohortBy::Pod, _) => "by pod".to_owned(),
+        (CohortBy::Service, _) => "by service".to_owned(),
+        (CohortBy::Labels, label) => format!("by label {label}"),
+    }
+}
+
 /// What a record says, whatever somebody wrote there, or the defaults.
 pub(crate) fn usable(learnt: Option<&Calibrated>, interval: i64) -> Calibrated {
     let default = defaults(interval);
@@ -293,6 +317,14 @@ fn usual(pods: &[Vec<Past>]) -> Option<f64> {
     let pods = pods.iter().map(|pod| sum(pod));
     let (events, exposure) = pods.fold((1.0, 0.0), |(x, n), pod| (x + pod.events, n + pod.exposure));
     (exposure > 0.0).then(|| rounded(events / exposure))
+}
+
+/// As if all pods were like those that were compared.
+fn per_second(pods: &[Vec<Past>], all: usize, span: Duration) -> Option<f64> {
+    let exposure = pods.iter().map(|pod| sum(pod).exposure).sum::<f64>();
+    #[allow(clippy::cast_precision_loss, reason = "a number of pods")]
+    let times = all as f64 / pods.len().max(1) as f64;
+    (exposure > 0.0).then(|| rounded(exposure * times / span.as_secs_f64().max(1.0)))
 }
 
 fn sum(pod: &[Past]) -> PodCounts {

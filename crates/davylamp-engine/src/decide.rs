@@ -14,7 +14,7 @@ use crate::decision::{Decision, Why};
 use crate::observed::{Action, Observed};
 use crate::pass::Pass;
 use crate::program::{Conduct, Input, step_view};
-use crate::{conflicts, desired, explain, incidents, states, steps};
+use crate::{conflicts, desired, explain, incidents, outlook, states, steps};
 
 /// More transitions than any history needs in one pass.
 const TRANSITIONS: usize = 64;
@@ -235,7 +235,7 @@ fn retry(pass: &mut Pass<'_>, who: &str) -> Result<String, String> {
 }
 
 fn promote(pass: &mut Pass<'_>, action: &Action, who: &str) -> Result<String, String> {
-    if pass.fold.as_ref().is_some_and(crate::fold::Fold::regressed) {
+    if pass.fold.as_ref().is_some_and(|fold| fold.regressed() || !fold.exceeded().is_empty()) {
         return Err(
             "the evidence against this revision suffices to roll back: it cannot be promoted".to_owned()
         );
@@ -277,14 +277,14 @@ fn promote(pass: &mut Pass<'_>, action: &Action, who: &str) -> Result<String, St
     {
         fold.forgive();
     }
-    // Somebody knows of the incident, and of what the canary does to its objective.
+    // Somebody knows of the incident, of what the canary does to its objective, and of the split.
     pass.status.incidents_after = Some(pass.now);
     Ok(message)
 }
 
 fn promote_step(pass: &mut Pass<'_>, message: &str) {
     let (state, reason) = (pass.state(), pass.reason());
-    let waits = incidents::is_reason(reason) || reason == Reason::SloViolated;
+    let waits = incidents::is_reason(reason) || matches!(reason, Reason::SloViolated | Reason::TrafficSplit);
     let judged_alone = pass.step().is_none_or(|s| s.approval.is_none());
     if waits && pass.weight() < pass.step_weight() {
         // It has not had its weight, or not for long.
@@ -317,7 +317,9 @@ fn write_checkpoint(pass: &mut Pass<'_>, before: &RolloutStatus) {
         evidence: fold.evidence(),
         metrics: fold.statuses(),
         gauges: fold.gauges(),
+        expressions: fold.expressions(),
         checkpoint: Some(fold.checkpoint(now)),
+        outlook: outlook::of(pass, fold),
         failing_since,
     };
     pass.status.analysis = Some(analysis);
@@ -346,6 +348,7 @@ fn bound(status: &mut RolloutStatus) {
         }
         status.pending[i].record.metrics.clear();
         status.pending[i].record.gauges.clear();
+        status.pending[i].record.expressions.clear();
         status.pending[i].record.gap = Some(true);
     }
     while size(status) > STATUS_BYTES && status.pending.len() > 1 {

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use davylamp_api::rollout::RouteRef;
+use davylamp_api::rollout::{Cohorts, RouteRef};
 use davylamp_api::scalar::{Duration, Percent};
-use davylamp_api::status::{RolloutStatus, RouteOriginal};
+use davylamp_api::status::{RolloutStatus, RouteOriginal, ServiceNames};
 use davylamp_api::{Instant, RolloutRunSpec};
 
 use crate::observed::{Hash, Role};
+use crate::pass::pod_prefix;
 
 /// The answer of [`crate::decide()`].
 #[must_use]
@@ -56,7 +57,7 @@ pub enum RouteGoal {
 }
 
 /// What the sampler asks for, for one Rollout.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// The `MetricSource`.
     pub source: String,
@@ -64,12 +65,52 @@ pub struct Query {
     pub since: i64,
     /// What the names of the pods of both cohorts begin with; five characters follow.
     pub pods: BTreeSet<String>,
+    /// Which of them is which; None where only pods are told apart.
+    pub cohorts: Option<Named>,
     /// The selectors of each metric, by name.
     pub metrics: BTreeMap<String, MetricQuery>,
+    /// How series are told apart, of metrics that are not told apart by pods.
+    pub told: BTreeMap<String, Cohorts>,
     /// The interval of scrapes, ms.
     pub scrape_interval_ms: i64,
     /// The age at which samples are read, ms.
     pub delay_ms: i64,
+}
+
+/// The two cohorts by all their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The new version.
+    pub canary: Names,
+    /// The old one.
+    pub baseline: Names,
+}
+
+/// One cohort, as series may name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// What the names of its pods begin with.
+    pub pods: String,
+    /// Its Service.
+    pub service: String,
+    /// Its `pod-template-hash`.
+    pub hash: Hash,
+}
+
+impl Named {
+    /// Of these revisions of a Rollout, and of the Services that it owns, if they are known not to have their usual names.
+    #[must_use]
+    pub fn of(rollout: &str, canary: &str, baseline: &str, services: Option<&ServiceNames>) -> Self {
+        let name = |hash: &str, role: Role, service: Option<&String>| Names {
+            pods: pod_prefix(rollout, hash),
+            service: service.cloned().unwrap_or_else(|| format!("{rollout}-{}", role.as_str())),
+            hash: hash.to_owned(),
+        };
+        Self {
+            canary: name(canary, Role::Canary, services.map(|services| &services.canary)),
+            baseline: name(baseline, Role::Stable, services.map(|services| &services.stable)),
+        }
+    }
 }
 
 /// What is to be learnt from the stable pods, for one Rollout.
@@ -106,6 +147,11 @@ pub enum MetricQuery {
     Gauge {
         /// What is read.
         gauge: String,
+    },
+    /// One number, with the placeholders of cohorts.
+    Expression {
+        /// What is asked.
+        query: String,
     },
     /// What a histogram counts above a bound.
     Slower {

@@ -9,8 +9,8 @@ use davylamp_api::status::{Stage, StateName};
 
 use crate::calibration;
 use crate::conflicts;
-use crate::decision::{Desired, HistoryQuery, Query, RouteGoal, Why};
-use crate::observed::{Hash, Role, Source, Template};
+use crate::decision::{Desired, HistoryQuery, Named, Query, RouteGoal, Why};
+use crate::observed::{Hash, Role, Source, Template, of_baseline};
 use crate::pass::{Pass, later, pod_prefix, run_name};
 use crate::program::{Conduct, Program};
 use crate::rest::{next_attempt, ready_to_start};
@@ -89,17 +89,19 @@ impl<'a> NextRun<'a> {
     fn record(&self, pass: &Pass<'_>) -> Option<(String, RolloutRunSpec)> {
         let Self { program, revision, attempt, history } = self;
         let sampling = sampling(pass);
-        let calibration = if let Some(history) = history {
+        let mut calibration = if let Some(history) = history {
             pass.observed.learnt.as_ref().filter(|learnt| learnt.of == *history)?.metrics.clone()
         } else {
             let interval = sampling.map_or(15_000, |sampling| sampling.scrape_interval.millis());
             calibration::unlearnt(&program.conduct.analysis, interval.max(1_000))
         };
+        calibration.extend(calibration::without_pods(&program.conduct.analysis));
         let spec = RolloutRunSpec {
             rollout: pass.observed.meta.name.clone(),
             revision: *revision,
             hash: program.hash.clone(),
             baseline: Some(pass.stable_hash()),
+            services: Some(program.services.clone()),
             attempt: *attempt,
             version: 1,
             strategy: program.conduct.strategy.clone(),
@@ -124,13 +126,16 @@ fn sampling(pass: &Pass<'_>) -> Option<Sampling> {
 /// What such a run wants to know of the stable pods; None for nothing.
 fn history(pass: &Pass<'_>, conduct: &Conduct) -> Option<HistoryQuery> {
     let plan = &conduct.analysis;
-    let sampling = sampling(pass).filter(|_| plan.history > 0 && !plan.metrics.is_empty())?;
+    let of_pods = || plan.metrics.iter().filter(|metric| metric.told.is_none());
+    let sampling = sampling(pass).filter(|_| plan.history > 0 && of_pods().next().is_some())?;
     Some(HistoryQuery {
         query: Query {
             source: plan.source.clone()?,
             since: 0,
             pods: BTreeSet::from([pod_prefix(&pass.observed.meta.name, &pass.stable_hash())]),
-            metrics: plan.metrics.iter().map(|m| (m.name.clone(), m.query.clone())).collect(),
+            cohorts: None,
+            metrics: of_pods().map(|m| (m.name.clone(), m.query.clone())).collect(),
+            told: BTreeMap::new(),
             scrape_interval_ms: sampling.scrape_interval.millis(),
             delay_ms: sampling.delay.millis(),
         },
@@ -146,6 +151,15 @@ fn revisions(pass: &Pass<'_>) -> BTreeMap<Hash, i64> {
     both.into_iter().flatten().map(|r| (r.hash.clone(), r.revision)).collect()
 }
 
+/// A fresh baseline goes with the old pods, else with the end of the run. What an earlier run has left is of another age: it
+/// goes before the first step.
+fn baseline_stays(pass: &Pass<'_>, of: &str) -> bool {
+    let old = pass.status.old.as_ref().is_some_and(|old| old.hash == of);
+    let fresh = pass.conduct.is_none_or(|conduct| conduct.analysis.fresh);
+    let in_use = pass.status.canary.is_some() && fresh && pass.state() != StateName::Preparing;
+    old || (in_use && pass.stable_hash() == of)
+}
+
 /// What is absent stays as it is: an observation may be old, and pods go only when no route sends them anything.
 fn sizes(pass: &Pass<'_>) -> BTreeMap<Hash, i32> {
     let Some(stable) = &pass.status.stable else { return BTreeMap::new() };
@@ -158,32 +172,34 @@ fn sizes(pass: &Pass<'_>) -> BTreeMap<Hash, i32> {
         .chain(observed.services.values().flat_map(|s| &s.ready).filter(|(_, n)| **n > 0).map(|(h, _)| h))
         .collect();
     for (hash, _) in observed.revisions.iter().filter(|(_, r)| r.desired > 0) {
-        if pass.state() != StateName::Unknown && !kept.contains(&hash) {
+        let stays = of_baseline(hash).map_or_else(|| kept.contains(&hash), |of| baseline_stays(pass, of));
+        if pass.state() != StateName::Unknown && !stays {
             sizes.insert(hash.clone(), 0);
         }
     }
     if let Some(canary) = &pass.status.canary {
-        let now = observed.revisions.get(&canary.hash).map_or(0, |r| r.desired);
         let need = pass.need();
-        let wanted = match pass.state() {
+        let exact = pass.state() == StateName::Judging;
+        let (wanted, baseline) = match pass.state() {
             StateName::Scaling
             | StateName::Shifting
             | StateName::Settling
             | StateName::Holding
-            | StateName::Paused => (now < need).then_some(need),
-            StateName::Judging => Some(need),
-            StateName::Promoting => {
-                let all = pass.size().max(1);
-                (now < all).then_some(all)
-            }
+            | StateName::Paused
+            | StateName::Judging => (Some(need), pass.fresh_baseline()),
+            StateName::Promoting => (Some(pass.size().max(1)), None),
             StateName::Preparing
             | StateName::RollingBack
             | StateName::Finalising
             | StateName::Healthy
             | StateName::Degraded
-            | StateName::Unknown => None,
+            | StateName::Unknown => (None, None),
         };
-        sizes.extend(wanted.map(|wanted| (canary.hash.clone(), wanted)));
+        for hash in [Some(canary.hash.clone()), baseline].into_iter().flatten() {
+            let now = observed.revisions.get(&hash).map_or(0, |r| r.desired);
+            let wanted = wanted.filter(|wanted| now < *wanted || exact);
+            sizes.extend(wanted.map(|wanted| (hash, wanted)));
+        }
     }
     sizes.insert(stable.hash.clone(), pass.size());
     sizes
@@ -259,12 +275,15 @@ fn query(pass: &Pass<'_>) -> Option<Query> {
     let fold = pass.fold.as_ref().filter(|fold| fold.is_open())?;
     let sampling = plan.sampling?;
     let since = pass.status.analysis.as_ref()?.checkpoint.as_ref().filter(|c| c.t0 > 0)?.folded_until;
-    let prefix = |hash: &str| pod_prefix(&pass.observed.meta.name, hash);
+    let (name, services) = (&pass.observed.meta.name, pass.status.services.as_ref());
+    let cohorts = Named::of(name, &pass.canary_hash(), &plan.baseline(&pass.stable_hash()), services);
     Some(Query {
         source: plan.source.clone()?,
         since: since.min(fold.folded_until()),
-        pods: BTreeSet::from([prefix(&pass.stable_hash()), prefix(&pass.canary_hash())]),
+        pods: BTreeSet::from([cohorts.baseline.pods.clone(), cohorts.canary.pods.clone()]),
+        cohorts: Some(cohorts),
         metrics: plan.queries(),
+        told: plan.told(),
         scrape_interval_ms: sampling.scrape_interval.millis(),
         delay_ms: sampling.delay.millis(),
     })

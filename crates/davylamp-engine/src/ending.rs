@@ -7,11 +7,10 @@ use davylamp_api::status::{OldPods, Stage, StateName, Verdict};
 
 use crate::decision::Why;
 use crate::explain;
-use crate::incidents;
 use crate::observed::Role;
 use crate::pass::{Pass, later};
 use crate::states::{deadline, reject};
-use crate::steps::{all_routes_carry, capacity_low, judged};
+use crate::steps::{all_routes_carry, capacity_low, held_back, judged};
 
 /// The previous version's pods stay at least this long after the last request, ms, beside their termination grace.
 const OLD_PODS: i64 = 60_000;
@@ -19,10 +18,7 @@ const OLD_PODS: i64 = 60_000;
 const ATTEMPTS: i32 = 3;
 
 pub(crate) fn promoting(pass: &mut Pass<'_>) -> bool {
-    if judged(pass)
-        || (pass.weight() < Percent::FULL && incidents::hold(pass, pass.now))
-        || capacity_low(pass)
-    {
+    if judged(pass) || (pass.weight() < Percent::FULL && held_back(pass, pass.now)) || capacity_low(pass) {
         return true;
     }
     // Scaled to nothing: one pod shows that it runs at all.

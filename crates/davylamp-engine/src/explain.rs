@@ -3,15 +3,16 @@
 
 use davylamp_api::conditions::{self, ConditionType, Reason, Wanted};
 use davylamp_api::rollout::RouteRef;
-use davylamp_api::run::{Cohort, GaugeRecord, Interval, MetricRecord};
+use davylamp_api::run::{Cohort, ExpressionRecord, GaugeRecord, Interval, MetricRecord, SplitRecord};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{IncidentStatus, Phase, RolloutStatus, Stage, StateName, Verdict};
 
+use crate::calibration::by;
 use crate::fold::Fold;
 use crate::incidents;
-use crate::observed::{Action, Role, Source, Template};
+use crate::observed::{Action, Role, Source, Suggested, Template};
 use crate::pass::{Pass, later};
-use crate::program::{Conduct, GaugePlan};
+use crate::program::{Conduct, GaugePlan, MetricPlan};
 use crate::rest::services_ready;
 
 /// At most so many bytes, cut at a character.
@@ -58,7 +59,7 @@ fn interval(interval: Option<Interval>, alpha: f64) -> String {
 
 /// "errors 2.30x baseline (1.40-3.90, 98 %): 41 of 8,210 against 66 of 30,400; tolerated 1.10x". Of a distribution the part
 /// above a bound is counted.
-fn sentence(m: &MetricRecord, alpha: f64) -> String {
+fn sentence(m: &MetricRecord, plan: &MetricPlan, alpha: f64) -> String {
     let above = m.above.map(|above| format!(" above {above}")).unwrap_or_default();
     let compared = match m.ratio {
         Some(n) => format!(" {} baseline{}", ratio(n), interval(m.interval, alpha)),
@@ -66,20 +67,44 @@ fn sentence(m: &MetricRecord, alpha: f64) -> String {
         None => String::new(),
     };
     let informational = if m.weight > 0.0 { "" } else { " (informational)" };
+    let counted = [m.canary, m.baseline].map(|cohort| {
+        let Cohort { events, exposure } = cohort;
+        if plan.requests {
+            // What is exposed is a share of the traffic.
+            let share = exposure / (m.canary.exposure + m.baseline.exposure).max(f64::MIN_POSITIVE);
+            return format!("{} requests for {} of the traffic", count(events), self::share(share));
+        }
+        format!("{} of {}", count(events), count(exposure))
+    });
+    let told = plan.told.as_ref().map(|told| format!(" ({}: no allowance for how pods differ)", by(told)));
     format!(
-        "{}{above}{compared}: {} of {} against {} of {}; tolerated {}{informational}",
+        "{}{above}{compared}: {}; tolerated {}{}{informational}",
         m.name,
-        count(m.canary.events),
-        count(m.canary.exposure),
-        count(m.baseline.events),
-        count(m.baseline.exposure),
+        counted.join(" against "),
         ratio(m.tolerated),
+        told.unwrap_or_default(),
+    )
+}
+
+/// "p99 0.62, above 0.50 (2 of 3 values in a row; by a threshold, without a promised error rate)".
+fn expression_sentence(e: &ExpressionRecord) -> String {
+    let ExpressionRecord { name, value, max, min, outside, consecutive, values, informational, .. } = e;
+    let value = value.map_or_else(|| "has no value".to_owned(), quantity);
+    let limits: Vec<_> = [("at most", max), ("at least", min)]
+        .iter()
+        .filter_map(|(word, limit)| Some(format!("{word} {}", quantity((**limit)?))))
+        .collect();
+    let informational = if *informational { "; informational" } else { "" };
+    format!(
+        "{name} {value}, where {} is wanted ({outside} of {consecutive} in a row outside, {values} values; by a threshold, \
+         without a promised error rate{informational})",
+        limits.join(" and ")
     )
 }
 
 /// "memory 1.52x baseline: 412M against 271M in 3 and 9 pods; p 0.00002, rolls back at 0.00008; below 1.71x with 95 %;
 /// tolerated 1.10x".
-fn gauge_sentence(g: &GaugeRecord, plan: &GaugePlan) -> String {
+fn gauge_sentence(g: &GaugeRecord, plan: &GaugePlan, fresh: bool) -> String {
     let name = &g.name;
     let [canary_pods, baseline_pods] = g.pods;
     let growth = plan.compare == davylamp_stats::Gauge::Growth;
@@ -105,13 +130,14 @@ fn gauge_sentence(g: &GaugeRecord, plan: &GaugePlan) -> String {
     let upper =
         upper.map(|upper| format!("; below {} with {:.0} %", ratio(upper), (1.0 - plan.beta) * 100.0));
     let meaning = match (growth, g.p) {
-        (true, _) => " (informational: the baseline's pods are of another age)",
-        (false, _) if !plan.decides => " (informational)",
-        (false, None) => " (informational: one pod in each cohort)",
+        (true, _) if !plan.decides && !fresh => " (informational: the baseline's pods are of another age)",
+        (_, _) if !plan.decides => " (informational)",
+        (_, None) => " (informational: one pod in each cohort)",
+        (true, Some(_)) if g.verdict == Verdict::Pass => " (no evidence of harm: a growth shows no more)",
         (false, Some(_)) if g.verdict == Verdict::Pass && canary_pods < 3 => {
             " (no evidence of harm: fewer than 3 pods show no more)"
         }
-        (false, Some(_)) => "",
+        (_, Some(_)) => "",
     };
     format!(
         "{compared} in {canary_pods} and {baseline_pods} pods{p}{limit}{}; tolerated {}{meaning}",
@@ -154,15 +180,26 @@ fn sentences(pass: &Pass<'_>, only: Option<&[usize]>) -> String {
     let (Some(fold), Some(conduct)) = (&pass.fold, pass.conduct) else { return "no metrics".to_owned() };
     let records = fold.records();
     let chosen = records.iter().enumerate().filter(|(i, _)| only.is_none_or(|only| only.contains(i)));
-    let metrics = chosen.map(|(_, m)| sentence(m, conduct.analysis.alpha));
+    let chosen = chosen.filter_map(|(i, m)| Some((m, conduct.analysis.metrics.get(i)?)));
+    let metrics = chosen.map(|(m, plan)| sentence(m, plan, conduct.analysis.alpha));
     let gauges = if only.is_none() { gauge_sentences(pass, |_| true) } else { Vec::new() };
-    metrics.chain(gauges).collect::<Vec<_>>().join("; ")
+    let expressions = if only.is_none() { fold.expressions() } else { Vec::new() };
+    let expressions = expressions.iter().map(expression_sentence);
+    metrics.chain(gauges).chain(expressions).collect::<Vec<_>>().join("; ")
+}
+
+/// Why an expression rolls back.
+pub(crate) fn exceeded(pass: &Pass<'_>, which: &[usize]) -> String {
+    let records = pass.fold.as_ref().map(Fold::expressions).unwrap_or_default();
+    let sentences: Vec<_> = which.iter().filter_map(|i| records.get(*i)).map(expression_sentence).collect();
+    format!("{}: all traffic goes back", sentences.join("; "))
 }
 
 fn gauge_sentences(pass: &Pass<'_>, which: impl Fn(&GaugeRecord) -> bool) -> Vec<String> {
     let (Some(fold), Some(conduct)) = (&pass.fold, pass.conduct) else { return Vec::new() };
     let gauges = fold.gauges().into_iter().zip(&conduct.analysis.gauges);
-    gauges.filter(|(g, _)| which(g)).map(|(g, plan)| gauge_sentence(&g, plan)).collect()
+    let fresh = conduct.analysis.fresh;
+    gauges.filter(|(g, _)| which(g)).map(|(g, plan)| gauge_sentence(&g, plan, fresh)).collect()
 }
 
 pub(crate) fn regression(pass: &Pass<'_>) -> String {
@@ -307,6 +344,25 @@ pub(crate) fn violated(pass: &Pass<'_>, metrics: &[usize]) -> String {
     )
 }
 
+/// "the canary got 4.9% of the requests (1,234 of 25,180), asked for was 10%".
+fn split(pass: &Pass<'_>) -> Option<String> {
+    let SplitRecord { canary, baseline, .. } = pass.fold.as_ref()?.split()?;
+    let all = canary + baseline;
+    let (got, asked) = (crate::fold::percent(canary / all.max(1.0)), pass.weight());
+    let (canary, all) = (count(canary), count(all));
+    Some(format!("the canary got {got} of the requests ({canary} of {all}), asked for was {asked}"))
+}
+
+const WRONG_SPLIT: &str = "look for another route or client that reaches the pods directly, for connections or sessions that \
+    stay with their pod, and for a mesh that balances by itself";
+
+pub(crate) fn misrouted(pass: &Pass<'_>) -> String {
+    format!(
+        "{}: {WRONG_SPLIT}; it goes on by itself when that is over; else promote this step, abort, or apply another template",
+        split(pass).unwrap_or_default()
+    )
+}
+
 pub(crate) fn asked_by(action: &Action) -> String {
     let who = action.requested_by.as_ref().map(|w| format!(" by {w} (unverified)")).unwrap_or_default();
     let why = action.reason.as_ref().map(|w| format!(" ({w})")).unwrap_or_default();
@@ -327,12 +383,18 @@ pub(crate) fn deadline(pass: &Pass<'_>, reason: Reason) -> String {
             pass.size(),
             trouble(pass, &hash)
         ),
-        (Reason::ProgressDeadline, _) => format!(
-            "{} of {} pods of the step were ready by progressDeadline{}",
-            pass.available(&hash),
-            pass.need(),
-            trouble(pass, &hash)
-        ),
+        (Reason::ProgressDeadline, StateName::Preparing) => {
+            "pods of an earlier run's baseline were not gone by progressDeadline".to_owned()
+        }
+        (Reason::ProgressDeadline, _) => {
+            let (need, fresh) = (pass.need(), pass.fresh_baseline());
+            let (of, hash) = match fresh.filter(|_| pass.available(&hash) >= need) {
+                Some(baseline) => (" of the baseline", baseline),
+                None => ("", hash),
+            };
+            let (ready, why) = (pass.available(&hash), trouble(pass, &hash));
+            format!("{ready} of {need} pods{of} of the step were ready by progressDeadline{why}")
+        }
         (Reason::RunLost, _) => "the record of the run is gone".to_owned(),
         _ => {
             let wanted = conditions::get(&pass.status.conditions, ConditionType::TrafficReady);
@@ -386,6 +448,14 @@ pub(crate) fn source_failing(pass: &Pass<'_>) -> String {
     }
 }
 
+/// A manifest for an admin to apply.
+fn suggestion(name: &str, Suggested { url, namespace }: &Suggested) -> String {
+    format!(
+        "; {url} answers as one does, so this may do: {{apiVersion: davylamp.dev/v1alpha1, kind: MetricSource, metadata: {{name: \
+         {name}}}, spec: {{url: '{url}', allowedNamespaces: [{namespace}]}}}}"
+    )
+}
+
 /// The source that a conduct names can be asked.
 pub(crate) fn source_usable(pass: &Pass<'_>, conduct: &Conduct) -> Result<(), (Reason, String)> {
     if conduct.analysis.is_empty() {
@@ -397,7 +467,12 @@ pub(crate) fn source_usable(pass: &Pass<'_>, conduct: &Conduct) -> Result<(), (R
         Source::NotFound | Source::NotNamed => Err((
             Reason::SourceNotFound,
             format!(
-                "MetricSource {name} does not exist: ask an admin to create it, or name another in spec.analysis.source"
+                "MetricSource {name} does not exist: ask an admin to create it, or name another in spec.analysis.source{}",
+                pass.observed
+                    .suggested
+                    .as_ref()
+                    .map(|suggested| suggestion(name, suggested))
+                    .unwrap_or_default()
             ),
         )),
         Source::NotAllowed => Err((
@@ -424,13 +499,14 @@ fn source_usable_of(pass: &Pass<'_>) -> Result<(), (Reason, String)> {
 
 pub(crate) fn verdict(pass: &Pass<'_>, fold: &Fold<'_>) -> Verdict {
     match (pass.state(), pass.reason()) {
-        (_, Reason::Regression) => Verdict::Regressed,
+        (_, Reason::Regression | Reason::Expression) => Verdict::Regressed,
         (StateName::Paused, Reason::Inconclusive) => Verdict::Inconclusive,
         (StateName::Paused, Reason::NoData | Reason::SourceUnavailable) => Verdict::NoData,
         (StateName::Paused, Reason::NoTraffic) => Verdict::NoTraffic,
         (StateName::Paused, Reason::SloViolated) => Verdict::SloViolated,
+        (StateName::Paused, Reason::TrafficSplit) => Verdict::TrafficSplit,
         (_, reason) if incidents::is_reason(reason) => Verdict::Incident,
-        _ if fold.regressed() => Verdict::Regressed,
+        _ if fold.regressed() || !fold.exceeded().is_empty() => Verdict::Regressed,
         _ if fold.safe() => Verdict::Pass,
         _ => Verdict::Collecting,
     }
@@ -683,10 +759,27 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
         Err((reason, message)) => (false, reason, message),
         Ok(()) => incomparable(pass)
             .or_else(|| duplicates(pass))
+            .or_else(|| wrong_split(pass))
             .or_else(|| no_series(pass))
-            .unwrap_or_else(|| (true, Reason::AsExpected, "the metric source answers".to_owned())),
+            .or_else(|| no_value(pass))
+            .unwrap_or_else(|| outlook(pass)),
     };
     Some(Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) })
+}
+
+fn wrong_split(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
+    let fold = pass.fold.as_ref().filter(|fold| fold.split_is_wrong())?;
+    Some((!fold.is_misrouted(), Reason::TrafficSplit, format!("{}: {WRONG_SPLIT}", split(pass)?)))
+}
+
+/// Whether the steps of the run can be judged, as far as that is known.
+fn outlook(pass: &Pass<'_>) -> (bool, Reason, String) {
+    let answers = "the metric source answers".to_owned();
+    match pass.status.analysis.as_ref().and_then(|analysis| analysis.outlook.as_ref()) {
+        Some(outlook) if outlook.judged => (true, Reason::AsExpected, format!("{answers}; {}", outlook.text)),
+        Some(outlook) => (false, Reason::TooLittleTraffic, outlook.text.clone()),
+        None => (true, Reason::AsExpected, answers),
+    }
 }
 
 fn duplicates(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
@@ -710,17 +803,29 @@ fn incomparable(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
 fn no_series(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
     let samples = pass.observed.samples.as_ref()?;
     let from = pass.status.analysis.as_ref()?.checkpoint.as_ref().filter(|c| c.t0 > 0)?.from;
-    if samples.until < from.saturating_add(45_000) {
+    // Right after a checkpoint there is nothing new of any metric.
+    let long = samples.until >= from.max(samples.since).saturating_add(45_000);
+    let before = conditions::get(&pass.status.conditions, ConditionType::AnalysisReady);
+    if !long && before.is_none_or(|before| before.reason != Reason::NoSeries.as_str()) {
         return None;
     }
-    let empty =
-        samples.metrics.iter().find(|(_, m)| m.pods.values().all(|t| t.values().all(Vec::is_empty)))?;
-    Some((
-        false,
-        Reason::NoSeries,
-        format!(
-            "metric {} matches nothing for these pods: check its name, and the labels that the MetricSource names",
-            empty.0
-        ),
-    ))
+    let plan = &pass.conduct?.analysis;
+    let is_expression = |name: &String| plan.expressions.iter().any(|one| one.name == *name);
+    let mut metrics = samples.metrics.iter().filter(|(name, _)| !is_expression(name));
+    let (empty, _) = metrics.find(|(_, m)| m.pods.values().all(|t| t.values().all(Vec::is_empty)))?;
+    let told = plan.metrics.iter().find(|metric| metric.name == *empty).and_then(|m| m.told.as_ref());
+    let hint = match told {
+        None => "for these pods: check its name, and the labels that the MetricSource names".to_owned(),
+        Some(told) => format!("{}: check its name, and its cohort's labels", by(told)),
+    };
+    Some((false, Reason::NoSeries, format!("metric {empty} matches nothing {hint}")))
+}
+
+fn no_value(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
+    let name = pass.fold.as_ref()?.silent_expression()?;
+    let message = format!(
+        "expression {name} has no value, which never counts as good: check its names and labels; where nothing counts as 0, \
+         add `or vector(0)`"
+    );
+    Some((false, Reason::NoSeries, message))
 }

@@ -7,20 +7,25 @@
 //! became effective. An increment belongs to the round of its later sample and counts only if its earlier sample
 //! lies after the settle time and its pod was warm by then.
 
+mod expression;
 mod gauge;
 mod limit;
 mod metric;
+mod split;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davylamp_api::Instant;
-use davylamp_api::run::{GaugeRecord, MetricRecord};
+use davylamp_api::run::{ExpressionRecord, GaugeRecord, MetricRecord, SplitRecord};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{Checkpoint, IncidentStatus, MetricStatus, Silence};
 
+use self::expression::ExpressionFold;
 use self::gauge::GaugeFold;
 use self::metric::{MetricFold, Seen};
+use self::split::{Requests, Split};
 use crate::observed::{Increment, Observed, Samples};
+use crate::pass::pod_prefix;
 use crate::program::{Exposure, MetricPlan, Plan};
 
 /// Data of a cohort that is missing for so many blocks is an observation of its own.
@@ -49,6 +54,9 @@ pub(crate) struct Fold<'a> {
     checkpoint: Checkpoint,
     metrics: Vec<MetricFold>,
     gauges: Vec<GaugeFold>,
+    /// None where no metric counts requests.
+    split: Option<Split>,
+    expressions: Vec<ExpressionFold>,
     rounds: VecDeque<Round>,
     folded: usize,
     /// Pods with more than one target.
@@ -64,6 +72,10 @@ struct Round {
     seen: Vec<Seen>,
     /// By gauge.
     values: Vec<Vec<gauge::Value>>,
+    /// Of all pods, warm or not.
+    requests: Requests,
+    /// By expression: its value at the end.
+    numbers: Vec<Option<f64>>,
     canary_present: bool,
     baseline_present: bool,
     /// Requests after the settle time, of pods that are not yet warm as well.
@@ -106,16 +118,18 @@ impl Round {
     }
 }
 
-/// What it counts for is counted: when there is none of it, nothing happens.
-fn counts_requests(plan: &MetricPlan) -> bool {
-    plan.exposure == Exposure::Counted
-}
-
 /// The two cohorts by what their pods' names begin with.
 #[derive(Clone, Debug)]
 pub(crate) struct Cohorts {
     pub(crate) canary: String,
     pub(crate) baseline: String,
+}
+
+impl Cohorts {
+    /// Of these revisions of a Rollout; the second may be a fresh baseline.
+    pub(crate) fn of(rollout: &str, canary: &str, baseline: &str) -> Self {
+        Self { canary: pod_prefix(rollout, canary), baseline: pod_prefix(rollout, baseline) }
+    }
 }
 
 impl<'a> Fold<'a> {
@@ -132,6 +146,11 @@ impl<'a> Fold<'a> {
             .collect();
         let gauges =
             plan.gauges.iter().map(|gauge| GaugeFold::restore(checkpoint.gauges.get(&gauge.name))).collect();
+        let split =
+            plan.split.and_then(|split| Split::restore(split, plan.settle, checkpoint.split.as_ref()));
+        let kept = &checkpoint.expressions;
+        let expressions =
+            plan.expressions.iter().map(|one| ExpressionFold::restore(kept.get(&one.name))).collect();
         Self {
             plan,
             next_weight,
@@ -141,6 +160,8 @@ impl<'a> Fold<'a> {
             checkpoint,
             metrics,
             gauges,
+            split,
+            expressions,
             rounds: VecDeque::new(),
             folded: 0,
             duplicates: BTreeSet::new(),
@@ -157,6 +178,7 @@ impl<'a> Fold<'a> {
         self.checkpoint.from = from;
         self.checkpoint.folded_until = t0 + (from - t0).div_euclid(self.interval) * self.interval;
         self.checkpoint.silent = Silence::default();
+        self.split.iter_mut().for_each(Split::begin);
     }
 
     /// No samples count until the next [`Fold::open`]: the weight or a cohort changes.
@@ -170,6 +192,7 @@ impl<'a> Fold<'a> {
         for metric in &mut self.metrics {
             metric.close();
         }
+        self.split.iter_mut().for_each(Split::close);
     }
 
     /// The evidence for the step's promotion begins anew, with the margin of its next weight. Gauges are looked at once all else
@@ -185,6 +208,7 @@ impl<'a> Fold<'a> {
         for (gauge, plan) in self.gauges.iter_mut().zip(&self.plan.gauges) {
             gauge.begin_step(plan);
         }
+        self.expressions.iter_mut().for_each(ExpressionFold::begin);
     }
 
     /// Whether samples count now.
@@ -209,14 +233,16 @@ impl<'a> Fold<'a> {
                 end: self.end(first + i64::try_from(i).unwrap_or(0)),
                 seen: vec![Seen::default(); self.metrics.len()],
                 values: vec![Vec::new(); self.gauges.len()],
+                numbers: vec![None; self.expressions.len()],
                 ..Round::default()
             })
             .collect();
-        let requests = self.plan.metrics.iter().any(counts_requests);
+        let requests = self.plan.metrics.iter().any(MetricPlan::counts_requests);
         for (m, metric) in self.plan.metrics.iter().enumerate() {
-            let heard = counts_requests(metric) || !requests;
-            // A pod that restarts is not ready: what ends it would be left out.
-            let warms = metric.exposure != Exposure::PodSeconds;
+            let heard = metric.counts_requests() || !requests;
+            let split = self.plan.split.is_some_and(|split| split.metric == m);
+            // A pod that restarts is not ready: what ends it would be left out. And a gateway knows no pods.
+            let warms = metric.exposure != Exposure::PodSeconds && metric.told.is_none();
             for OfPod { canary, increments, warm, .. } in
                 self.pods(&metric.name, samples, observed, cohorts, warms)
             {
@@ -227,6 +253,9 @@ impl<'a> Fold<'a> {
                     let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { continue };
                     if heard {
                         round.hear(increment, canary, self.checkpoint.from);
+                    }
+                    if split {
+                        round.requests.add(increment, canary);
                     }
                     if increment.from < self.checkpoint.from {
                         continue;
@@ -267,7 +296,30 @@ impl<'a> Fold<'a> {
                 }
             }
         }
+        self.read_numbers(samples, first, &mut rounds);
         self.rounds = rounds.into();
+    }
+
+    /// Expressions were asked for at the ends of rounds.
+    fn read_numbers(&self, samples: &Samples, first: i64, rounds: &mut [Round]) {
+        let alone = self.plan.metrics.is_empty() && self.plan.gauges.is_empty();
+        for (e, plan) in self.plan.expressions.iter().enumerate() {
+            let metric = samples.metrics.get(&plan.name);
+            for increment in
+                metric.iter().flat_map(|metric| metric.pods.values()).flat_map(BTreeMap::values).flatten()
+            {
+                let at = usize::try_from(self.index(increment.to) - first).ok();
+                let round = at.and_then(|at| rounds.get_mut(at));
+                let Some(round) = round.filter(|round| round.end == increment.to) else { continue };
+                round.numbers[e] = Some(increment.events).filter(|number| number.is_finite());
+                if alone {
+                    round.canary_present = true;
+                    round.baseline_present = true;
+                    round.canary_seen = 1.0;
+                    round.baseline_seen = 1.0;
+                }
+            }
+        }
     }
 
     /// The increments of each pod that may count.
@@ -297,9 +349,18 @@ impl<'a> Fold<'a> {
         let round = self.rounds.pop_front()?;
         self.folded += 1;
         self.checkpoint.folded_until = round.end;
+        let age = round.end - self.checkpoint.t0;
+        if let Some(split) = &mut self.split {
+            split.take(&round.requests, round.end, age, self.interval, self.share);
+        }
+        let misrouted = self.split_is_wrong();
         for ((metric, plan), seen) in self.metrics.iter_mut().zip(&self.plan.metrics).zip(&round.seen) {
             if let Some(limit) = &mut metric.limit {
                 limit.take(&seen.counts, round.end, self.interval);
+            }
+            // What it takes for its exposure is known to be wrong.
+            if misrouted && plan.exposure == Exposure::Traffic {
+                continue;
             }
             let of_traffic = (plan.exposure == Exposure::Traffic).then(|| seen.of_traffic(self.share));
             let seen = of_traffic.as_ref().unwrap_or(seen);
@@ -319,6 +380,7 @@ impl<'a> Fold<'a> {
             }
         }
         self.look_at_gauges(&round);
+        self.look_at_expressions(&round);
         self.count_silence(&round);
         Some(round.end)
     }
@@ -333,6 +395,16 @@ impl<'a> Fold<'a> {
             let ends = rest && !gauge.asked;
             if (declared || ends) && gauge.look(plan, self.next_weight, round.end) {
                 gauge.asked |= ends;
+            }
+        }
+    }
+
+    /// A value counts when all that it depends on is of this weight.
+    fn look_at_expressions(&mut self, round: &Round) {
+        let expressions = self.expressions.iter_mut().zip(&self.plan.expressions);
+        for ((expression, plan), number) in expressions.zip(&round.numbers) {
+            if round.end - plan.reach.max(self.interval) >= self.checkpoint.from {
+                expression.take(plan, *number, round.end);
             }
         }
     }
@@ -407,6 +479,18 @@ impl<'a> Fold<'a> {
         !self.metrics.is_empty() && self.log_e() >= -libm::log(self.plan.alpha)
     }
 
+    /// The expressions that were outside their limits too often.
+    pub(crate) fn exceeded(&self) -> Vec<usize> {
+        let expressions = self.expressions.iter().zip(&self.plan.expressions);
+        (0..).zip(expressions).filter(|(_, (one, plan))| one.exceeded(plan)).map(|(i, _)| i).collect()
+    }
+
+    /// An expression that was asked for last without a value.
+    pub(crate) fn silent_expression(&self) -> Option<&'a str> {
+        let mut expressions = self.expressions.iter().zip(&self.plan.expressions);
+        expressions.find(|(one, _)| one.is_silent()).map(|(_, plan)| plan.name.as_str())
+    }
+
     /// The baseline is in an incident.
     pub(crate) fn in_incident(&self) -> bool {
         self.metrics.iter().filter_map(|metric| metric.limit.as_ref()).any(limit::Limit::is_on)
@@ -431,15 +515,34 @@ impl<'a> Fold<'a> {
         (0..).zip(&self.metrics).filter(|(_, metric)| violated(metric)).map(|(i, _)| i).collect()
     }
 
-    /// Objectives are tested anew.
+    /// The canary is shown not to get the share of the requests that was asked for.
+    pub(crate) fn split_is_wrong(&self) -> bool {
+        self.split.as_ref().is_some_and(Split::is_wrong)
+    }
+
+    /// The same, where that keeps a run from going on.
+    pub(crate) fn is_misrouted(&self) -> bool {
+        self.split_is_wrong() && self.plan.split.is_some_and(|split| split.pauses)
+    }
+
+    /// How the requests were split, for the record.
+    pub(crate) fn split(&self) -> Option<SplitRecord> {
+        self.split.as_ref().map(Split::record)
+    }
+
+    /// Objectives and the split are tested anew.
     pub(crate) fn forgive(&mut self) {
+        self.split.iter_mut().for_each(Split::forgive);
         self.metrics.iter_mut().filter_map(|metric| metric.limit.as_mut()).for_each(limit::Limit::forgive);
     }
 
     /// Each metric that decides is shown not to be worse than the margin of this step.
     pub(crate) fn safe(&self) -> bool {
         let mut gauges = self.gauges.iter().zip(&self.plan.gauges);
-        self.counts_are_safe() && gauges.all(|(gauge, plan)| !plan.decides || gauge.safe())
+        let mut expressions = self.expressions.iter().zip(&self.plan.expressions);
+        self.counts_are_safe()
+            && gauges.all(|(gauge, plan)| !plan.decides || gauge.safe())
+            && expressions.all(|(expression, plan)| expression.safe(plan))
     }
 
     fn counts_are_safe(&self) -> bool {
@@ -455,8 +558,7 @@ impl<'a> Fold<'a> {
 
     /// The share of requests that the canary was seen to get in this step.
     pub(crate) fn observed_share(&self) -> Option<Percent> {
-        let mut metrics = self.metrics.iter().zip(&self.plan.metrics);
-        let (canary, baseline) = metrics.find(|(_, plan)| counts_requests(plan))?.0.exposure();
+        let SplitRecord { canary, baseline, .. } = self.split()?;
         let all = canary + baseline;
         (all > 0.0).then(|| percent(canary / all))
     }
@@ -478,6 +580,10 @@ impl<'a> Fold<'a> {
             .collect();
         let gauges = self.gauges.iter().zip(&self.plan.gauges);
         checkpoint.gauges = gauges.map(|(gauge, plan)| (plan.name.clone(), gauge.checkpoint())).collect();
+        checkpoint.split = self.split.as_ref().map(Split::checkpoint);
+        let expressions = self.expressions.iter().zip(&self.plan.expressions);
+        checkpoint.expressions =
+            expressions.map(|(one, plan)| (plan.name.clone(), one.checkpoint())).collect();
         // Also those that became warm within this step: the record says from when they counted.
         let warm = checkpoint.from.min(checkpoint.folded_until).saturating_sub(self.plan.warmup);
         checkpoint.young.retain(|_, ready| *ready >= warm);
@@ -518,6 +624,14 @@ impl<'a> Fold<'a> {
         let until = Instant::from_millisecond(self.checkpoint.folded_until).ok();
         let until = until.filter(|_| self.checkpoint.folded_until > 0);
         gauges.map(|(gauge, plan)| gauge.record(plan, until)).collect()
+    }
+
+    /// The expressions, for record and status.
+    pub(crate) fn expressions(&self) -> Vec<ExpressionRecord> {
+        let expressions = self.expressions.iter().zip(&self.plan.expressions);
+        let until = Instant::from_millisecond(self.checkpoint.folded_until).ok();
+        let until = until.filter(|_| self.checkpoint.folded_until > 0);
+        expressions.map(|(expression, plan)| expression.record(plan, until)).collect()
     }
 
     /// Before when increments may not begin, in general and for pods that were warm only later; at most 50 of them.

@@ -9,9 +9,13 @@ mod decision;
 mod desired;
 mod ending;
 mod explain;
+pub mod expression;
+pub mod figures;
 mod fold;
+pub mod forecast;
 mod incidents;
 pub mod observed;
+mod outlook;
 mod pass;
 mod program;
 pub mod replay;
@@ -23,7 +27,8 @@ pub mod templates;
 
 pub use calibration::History;
 pub use decide::decide;
-pub use decision::{Decision, Desired, HistoryQuery, MetricQuery, Query, RouteGoal, Wake, Why};
+pub use decision::{Decision, Desired, HistoryQuery, MetricQuery, Named, Names, Query, RouteGoal, Wake, Why};
 pub use program::{
-    CohortPods, Conduct, Exposure, GaugePlan, Input, LimitPlan, MetricPlan, Plan, Problem, Program, pods_for,
+    CohortPods, Conduct, Exposure, ExpressionPlan, GaugePlan, Input, LimitPlan, MetricPlan, Plan, Problem,
+    Program, pods_for,
 };

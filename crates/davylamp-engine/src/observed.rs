@@ -11,8 +11,23 @@ pub use davylamp_stats::{Bucket, classic_buckets};
 
 use crate::decision::HistoryQuery;
 
-/// The hash of a revision's template.
+/// The hash of a revision's template; with what [`baseline_of`] adds, its extra pods.
 pub type Hash = String;
+
+/// What follows a hash to name the `ReplicaSet` of a fresh baseline.
+const BASELINE: &str = "-baseline";
+
+/// The fresh baseline of a revision: the same template in a `ReplicaSet` of its own.
+#[must_use]
+pub fn baseline_of(hash: &str) -> Hash {
+    format!("{hash}{BASELINE}")
+}
+
+/// The revision that this is a fresh baseline of; None for a revision itself.
+#[must_use]
+pub fn of_baseline(hash: &str) -> Option<&str> {
+    hash.strip_suffix(BASELINE)
+}
 
 /// The world of one Rollout at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,7 +42,7 @@ pub struct Observed {
     pub taken_runs: BTreeSet<String>,
     /// The number of the last record that was delivered.
     pub delivered: i64,
-    /// Our `ReplicaSet`s.
+    /// Our `ReplicaSet`s, those of fresh baselines as well.
     pub revisions: BTreeMap<Hash, Revision>,
     /// The two Services that we own.
     pub services: BTreeMap<Role, Service>,
@@ -39,6 +54,8 @@ pub struct Observed {
     pub actions: Vec<Action>,
     /// The metric source of the run.
     pub source: Source,
+    /// Where there is no source at all.
+    pub suggested: Option<Suggested>,
     /// Increments since the checkpoint.
     pub samples: Option<Samples>,
     /// What the stable pods' history says.
@@ -121,7 +138,7 @@ pub struct Service {
     pub foreign: bool,
     /// The revision that it selects.
     pub selects: Option<Hash>,
-    /// Ready endpoints, by revision.
+    /// Ready endpoints, by revision; those of a fresh baseline are none, for nothing may rely on them.
     pub ready: BTreeMap<Hash, i32>,
 }
 
@@ -204,6 +221,15 @@ pub enum Source {
         /// The age at which samples are read, ms.
         delay_ms: i64,
     },
+}
+
+/// A source that could be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suggested {
+    /// An address that answers as a source does.
+    pub url: String,
+    /// For whom it would be.
+    pub namespace: String,
 }
 
 /// What the sampler has fetched for a Rollout.

@@ -12,7 +12,7 @@ use davylamp_api::status::{
 use crate::decision::{Wake, Why};
 use crate::explain;
 use crate::fold::{Cohorts, Fold};
-use crate::observed::{Effective, Hash, Observed, Role, Route, Template};
+use crate::observed::{Effective, Hash, Observed, Role, Route, Template, baseline_of};
 use crate::program::{Conduct, Input, StepView, pods_for, step_view};
 
 /// Routes must be effective within this, ms.
@@ -60,8 +60,8 @@ impl<'a> Pass<'a> {
         let checkpoint = self.status.analysis.as_ref().and_then(|a| a.checkpoint.clone()).unwrap_or_default();
         let mut fold = Fold::new(&conduct.analysis, &checkpoint, self.weight(), self.next_weight());
         if let Some(samples) = &self.observed.samples {
-            let prefix = |hash: &str| pod_prefix(&self.observed.meta.name, hash);
-            let cohorts = Cohorts { canary: prefix(&canary.hash), baseline: prefix(&stable.hash) };
+            let baseline = conduct.analysis.baseline(&stable.hash);
+            let cohorts = Cohorts::of(&self.observed.meta.name, &canary.hash, &baseline);
             fold.take(samples, self.observed, &cohorts);
         }
         Some(fold)
@@ -147,6 +147,8 @@ impl<'a> Pass<'a> {
             message: explain::bounded(message, 1_024),
             metrics: judged.map(Fold::records).unwrap_or_default(),
             gauges: judged.map(Fold::gauges).unwrap_or_default(),
+            split: judged.and_then(Fold::split),
+            expressions: judged.map(Fold::expressions).unwrap_or_default(),
             after,
             before: judged.filter(|_| to == StateName::Settling).and_then(Fold::closed),
             young,
@@ -180,6 +182,17 @@ impl<'a> Pass<'a> {
 
     pub(crate) fn canary_hash(&self) -> Hash {
         self.status.canary.as_ref().map(|r| r.hash.clone()).unwrap_or_default()
+    }
+
+    /// The pods that a fresh baseline is; None without one.
+    pub(crate) fn fresh_baseline(&self) -> Option<Hash> {
+        self.conduct.filter(|c| c.analysis.fresh).map(|_| baseline_of(&self.stable_hash()))
+    }
+
+    /// So many pods of the canary are ready, and of a fresh baseline.
+    pub(crate) fn ready_to_compare(&self) -> i32 {
+        let baseline = self.fresh_baseline().map(|hash| self.available(&hash));
+        self.available(&self.canary_hash()).min(baseline.unwrap_or(i32::MAX))
     }
 
     pub(crate) fn available(&self, hash: &str) -> i32 {
@@ -451,9 +464,9 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What the names of a revision's pods begin with.
+/// What the names of a revision's pods begin with: the API server cuts it, and adds five characters.
 pub(crate) fn pod_prefix(rollout: &str, hash: &str) -> String {
-    format!("{rollout}-{hash}-")
+    format!("{rollout}-{hash}-").chars().take(58).collect()
 }
 
 /// All rules of the route say that weight.
@@ -478,4 +491,19 @@ pub(crate) fn later(at: Instant, ms: i64) -> Instant {
 /// Names of runs are made of the revision and the attempt.
 pub(crate) fn run_name(rollout: &str, revision: i64, attempt: i32) -> String {
     format!("{rollout}-{revision}-{attempt}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{baseline_of, pod_prefix};
+
+    #[test]
+    fn pods_of_a_baseline_are_told_from_those_of_its_revision_by_their_length() {
+        let hash = "5d8f9c77b1";
+        assert_eq!(pod_prefix("shop", &baseline_of(hash)), "shop-5d8f9c77b1-baseline-");
+        let longest = "a".repeat(45);
+        let [stable, baseline] = [hash.to_owned(), baseline_of(hash)].map(|hash| pod_prefix(&longest, &hash));
+        assert_eq!((stable.len(), baseline.len()), (57, 58));
+        assert_eq!(baseline, format!("{stable}b"));
+    }
 }

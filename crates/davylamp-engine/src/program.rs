@@ -2,6 +2,7 @@
 //!
 //! All problems are found, not the first; each names the field, what is wrong, and what to write instead.
 
+mod expression;
 mod gauge;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +11,9 @@ use std::fmt;
 use davylamp_api::RolloutSpec;
 use davylamp_api::revision;
 use davylamp_api::rollout::{
-    Analysis, Approval, Canary, Count, Goal, Hold, Metric, MetricRole, OnInconclusive, OnNoData, OnNoTraffic,
-    Per, Ratio, RouteRef, Step, Strategy, Then,
+    Analysis, Approval, Baseline, Canary, CohortBy, Cohorts, Count, Goal, Hold, Metric, MetricRole,
+    OnInconclusive, OnNoData, OnNoTraffic, Per, Ratio, RouteRef, ServiceForm, SplitAction, Step, Strategy,
+    Then, Throughput,
 };
 use davylamp_api::run::{Calibrated, Sampling};
 use davylamp_api::scalar::{Duration, Percent};
@@ -20,11 +22,12 @@ use davylamp_stats::{pod_effect_margin, pod_effect_promotion_margin, pod_spread}
 use promql_parser::parser::VectorSelector;
 use serde_json::Value;
 
+pub use self::expression::ExpressionPlan;
 pub use self::gauge::GaugePlan;
 use crate::calibration;
 use crate::decision::MetricQuery;
 use crate::fold::rounded;
-use crate::observed::Hash;
+use crate::observed::{Hash, baseline_of};
 use crate::selector::{self, SelectorError};
 
 /// What the engine is asked about.
@@ -91,6 +94,8 @@ pub struct Conduct {
     pub strategy: Strategy,
     /// The analysis, with metrics only, for the record of a run.
     pub written: Analysis,
+    /// What was learnt of each metric before a run; nothing in a spec.
+    pub learnt: BTreeMap<String, Calibrated>,
 }
 
 /// What is measured and promised.
@@ -118,14 +123,31 @@ pub struct Plan {
     pub warmup: i64,
     /// How long after a change of weight samples do not count, ms.
     pub settle: i64,
+    /// The baseline is as many pods of the old version as the canary has, of its age; else all stable pods.
+    pub fresh: bool,
     /// How far back the stable pods' metrics are read before a run, ms.
     pub history: i64,
     /// What is counted and compared.
     pub metrics: Vec<MetricPlan>,
     /// What pods are compared in.
     pub gauges: Vec<GaugePlan>,
+    /// Whether the canary gets its share of the requests; None where no metric counts them.
+    pub split: Option<SplitPlan>,
+    /// What has fixed limits, and promises no error rate.
+    pub expressions: Vec<ExpressionPlan>,
     /// How the source takes samples; None in a spec.
     pub sampling: Option<Sampling>,
+}
+
+/// Whether the canary gets its share of the requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SplitPlan {
+    /// The index of the metric whose exposure are the requests.
+    pub metric: usize,
+    /// By so much of the weight the share may be more or less.
+    pub tolerance: f64,
+    /// The run pauses when it does not.
+    pub pauses: bool,
 }
 
 /// One metric.
@@ -135,6 +157,10 @@ pub struct MetricPlan {
     pub name: String,
     /// Its selectors.
     pub query: MetricQuery,
+    /// How its cohorts are told apart, if not by their pods.
+    pub told: Option<Cohorts>,
+    /// Its events are requests.
+    pub requests: bool,
     /// What its events are counted for.
     pub exposure: Exposure,
     /// What is better.
@@ -268,6 +294,12 @@ impl MetricPlan {
         }
     }
 
+    /// What it counts for is counted: when there is none of it, nothing happens.
+    #[must_use]
+    pub fn counts_requests(&self) -> bool {
+        self.exposure == Exposure::Counted
+    }
+
     /// Whether it decides anything.
     #[must_use]
     pub fn decides(&self) -> bool {
@@ -276,10 +308,16 @@ impl MetricPlan {
 }
 
 impl Plan {
+    /// With which pods a canary is compared beside this stable revision.
+    #[must_use]
+    pub fn baseline(&self, stable: &str) -> Hash {
+        if self.fresh { baseline_of(stable) } else { stable.to_owned() }
+    }
+
     /// Nothing is measured.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.metrics.is_empty() && self.gauges.is_empty()
+        self.metrics.is_empty() && self.gauges.is_empty() && self.expressions.is_empty()
     }
 
     /// All that is asked for.
@@ -288,7 +326,16 @@ impl Plan {
         let metrics = self.metrics.iter().map(|metric| (metric.name.clone(), metric.query.clone()));
         let gauges = self.gauges.iter().map(|gauge| (gauge.name.clone(), gauge.query.clone()));
         let divisors = self.gauges.iter().filter_map(|g| Some((g.divisor(), g.divided_by.clone()?)));
-        metrics.chain(gauges).chain(divisors).collect()
+        let expressions = self.expressions.iter().map(|one| (one.name.clone(), one.query.clone()));
+        metrics.chain(gauges).chain(divisors).chain(expressions).collect()
+    }
+
+    /// How the cohorts of some are told apart: all that are not by their pods.
+    #[must_use]
+    pub fn told(&self) -> BTreeMap<String, Cohorts> {
+        let metrics = self.metrics.iter().map(|metric| (&metric.name, &metric.told));
+        let all = metrics.chain(self.expressions.iter().map(|one| (&one.name, &one.told)));
+        all.filter_map(|(name, told)| Some((name.clone(), told.clone()?))).collect()
     }
 
     /// Between two scrapes, ms.
@@ -310,6 +357,7 @@ impl Plan {
         for metric in &mut self.metrics {
             let Calibrated { block, clip, pod_effect, rate, .. } =
                 calibration::usable(learnt.get(&metric.name), interval);
+            let pod_effect = if metric.told.is_some() { 0.0 } else { pod_effect };
             (metric.block, metric.clip, metric.pod_effect) = (block.millis(), clip, pod_effect);
             if let Some(limit) = metric.limit.as_mut().filter(|limit| !limit.objective) {
                 limit.rate = rate.map(|usual| limit.above_usual(usual));
@@ -351,7 +399,7 @@ pub(crate) fn step_view(step: &Step) -> StepView {
 const HISTORY: Duration = Duration::from_secs(12 * 3_600);
 const LONGEST_HISTORY: Duration = Duration::from_secs(24 * 3_600);
 const HOLD_MIN: Duration = Duration::from_secs(180);
-const HOLD_MAX: Duration = Duration::from_secs(3_600);
+pub(crate) const HOLD_MAX: Duration = Duration::from_secs(3_600);
 /// Their pods are remembered in the status.
 const MOST_GAUGES: usize = 4;
 
@@ -389,6 +437,7 @@ impl Program {
         }
         for key in [
             davylamp_api::labels::POD_TEMPLATE_HASH,
+            davylamp_api::labels::ROLE,
             davylamp_api::labels::ROLLOUT,
             davylamp_api::labels::SERVING,
         ] {
@@ -469,12 +518,13 @@ impl Conduct {
                 "name each route and rule once",
             ));
         }
-        let mut analysis = plan(written, &steps, &mut problems);
+        let fresh = strategy.canary.baseline == Some(Baseline::Fresh);
+        let mut analysis = plan(written, &steps, fresh, &mut problems);
         analysis.calibrate(sampling, learnt);
         let mut strategy = strategy.clone();
         strategy.canary.steps = Some(steps.clone());
         if problems.is_empty() {
-            Ok(Self { steps, routes, analysis, strategy, written: written.clone() })
+            Ok(Self { steps, routes, analysis, strategy, written: written.clone(), learnt: learnt.clone() })
         } else {
             Err(problems)
         }
@@ -535,7 +585,7 @@ fn steps(canary: &Canary, hold: Option<&Hold>, problems: &mut Vec<Problem>) -> V
     steps
 }
 
-fn plan(written: &Analysis, steps: &[Step], problems: &mut Vec<Problem>) -> Plan {
+fn plan(written: &Analysis, steps: &[Step], fresh: bool, problems: &mut Vec<Problem>) -> Plan {
     let mut rate = |path: &str, value: Option<Percent>, default: u16| {
         let value = value.unwrap_or_else(|| Percent::from_basis_points(default));
         if value == Percent::ZERO || value.basis_points() > 5_000 {
@@ -558,7 +608,7 @@ fn plan(written: &Analysis, steps: &[Step], problems: &mut Vec<Problem>) -> Plan
         problems.push(problem("spec.analysis.metrics", "more than 10", "choose at most 10"));
     }
     let mut names = BTreeMap::new();
-    let (mut metrics, mut gauges) = (Vec::new(), Vec::new());
+    let (mut metrics, mut gauges, mut expressions) = (Vec::new(), Vec::new(), Vec::new());
     for (i, metric) in written.metrics.iter().enumerate() {
         if let Some(first) = names.insert(metric.name.clone(), i) {
             problems.push(problem(
@@ -571,7 +621,12 @@ fn plan(written: &Analysis, steps: &[Step], problems: &mut Vec<Problem>) -> Plan
         match compared(&path, metric, impact, problems) {
             Compared::Counts(plan) => metrics.push(MetricPlan { beta, ..plan }),
             Compared::Pods(plan) => gauges.push(plan),
+            Compared::Limits(plan) => expressions.push(plan),
         }
+    }
+    gauge::judge_growths(written, fresh, &mut gauges, problems);
+    if fresh {
+        refuse_shares(written, problems);
     }
     if gauges.len() > MOST_GAUGES {
         problems.push(problem("spec.analysis.metrics", "more than 4 gauges", "choose at most 4 of them"));
@@ -586,6 +641,8 @@ fn plan(written: &Analysis, steps: &[Step], problems: &mut Vec<Problem>) -> Plan
             "write a duration of at most 24h, or 0s to learn nothing",
         ));
     }
+    // A fresh baseline is only a part of what gets the rest of the traffic.
+    let split = split(written, &metrics, problems).filter(|_| !fresh);
     share_budget(&mut metrics);
     let alpha = gauge::share_budget(alpha, beta, steps, &metrics, &mut gauges);
     let pause = written.pause.clone().unwrap_or_default();
@@ -601,10 +658,56 @@ fn plan(written: &Analysis, steps: &[Step], problems: &mut Vec<Problem>) -> Plan
         pause_then: pause.then.unwrap_or_default(),
         warmup: written.warmup.unwrap_or(Duration::from_secs(120)).millis(),
         settle: written.settle.unwrap_or(Duration::from_secs(30)).millis(),
+        fresh,
         history: history.millis(),
         metrics,
         gauges,
+        split,
+        expressions,
         sampling: None,
+    }
+}
+
+fn split(written: &Analysis, metrics: &[MetricPlan], problems: &mut Vec<Problem>) -> Option<SplitPlan> {
+    let split = written.traffic_split.clone().unwrap_or_default();
+    let tolerance = split.tolerance.unwrap_or(Percent::from_basis_points(3_000));
+    if tolerance == Percent::ZERO {
+        problems.push(problem(
+            "spec.analysis.trafficSplit.tolerance",
+            "0%",
+            "write more than 0%: no split is exact; action: inform pauses nothing",
+        ));
+    }
+    Some(SplitPlan {
+        metric: metrics.iter().position(|metric| metric.counts_requests() && metric.told.is_none())?,
+        tolerance: tolerance.share(),
+        pauses: split.action.unwrap_or_default() == SplitAction::Pause,
+    })
+}
+
+/// How much of the traffic a part of the stable pods gets, nobody says; nor which series are theirs, where pods are not told
+/// apart.
+fn refuse_shares(written: &Analysis, problems: &mut Vec<Problem>) {
+    for (i, metric) in written.metrics.iter().enumerate() {
+        let path = format!("spec.analysis.metrics[{i}]");
+        let of_share = matches!(metric.count, Some(Count { exposure: None, per: None, .. }));
+        if of_share || metric.throughput.is_some() {
+            problems.push(problem(
+                &format!("{path}.{}", if of_share { "count" } else { "throughput" }),
+                &format!(
+                    "{} is for shares of the traffic, and nobody says that of a fresh baseline",
+                    metric.name
+                ),
+                "write a count with exposure: a counter of the requests",
+            ));
+        }
+        if metric.cohort.as_ref().is_some_and(|cohort| cohort.by != CohortBy::Pod) {
+            problems.push(problem(
+                &format!("{path}.cohort"),
+                &format!("{} does not tell the pods of a fresh baseline from the others", metric.name),
+                "leave it out, or use baseline: stable",
+            ));
+        }
     }
 }
 
@@ -621,9 +724,9 @@ fn set_objectives(written: &Analysis, metrics: &mut [MetricPlan], problems: &mut
                 "write an objective below 100%, of which burnRate times the rest is at most a half",
             ));
         }
-        let ratio =
-            written.metrics.iter().position(|metric| metric.name == slo.metric && metric.ratio.is_some());
-        let Some(metric) = ratio.and_then(|index| metrics.get_mut(index)) else {
+        let ratio = written.metrics.iter().find(|metric| metric.name == slo.metric && metric.ratio.is_some());
+        let found = metrics.iter_mut().find(|metric| ratio.is_some() && metric.name == slo.metric);
+        let Some(metric) = found else {
             problems.push(problem(
                 &format!("{path}.metric"),
                 &format!("{:?} is no ratio that is compared", slo.metric),
@@ -661,6 +764,10 @@ fn metric_query(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> Met
             problems.push(problem(&format!("{path}.{field}"), &wrong.to_string(), wrong.remedy()));
         }
     };
+    if let Some(Throughput { requests }) = &metric.throughput {
+        usable("throughput.requests", selector::plain(requests));
+        return MetricQuery::Counter { counter: requests.clone() };
+    }
     match (metric.ratio.clone(), metric.count.clone(), metric.distribution.clone()) {
         (
             Some(Ratio { events: Some(events), total: Some(total), histogram: None, slower_than: None }),
@@ -709,20 +816,20 @@ fn metric_query(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> Met
             ));
             MetricQuery::Distribution { histogram: String::new() }
         }
-        _ => {
-            problems.push(problem(path, "not one kind", "write one of ratio, count, distribution and gauge"));
-            MetricQuery::Distribution { histogram: String::new() }
-        }
+        // Not one kind, which is said elsewhere.
+        _ => MetricQuery::Distribution { histogram: String::new() },
     }
 }
 
-/// One of the two ways to compare.
+/// One of the ways to compare.
 #[derive(Debug)]
 pub(crate) enum Compared {
     /// Events, by what each adds to the evidence.
     Counts(MetricPlan),
     /// Pods, at declared looks.
     Pods(GaugePlan),
+    /// One number with fixed limits.
+    Limits(ExpressionPlan),
 }
 
 pub(crate) fn compared(
@@ -731,27 +838,64 @@ pub(crate) fn compared(
     impact: Percent,
     problems: &mut Vec<Problem>,
 ) -> Compared {
-    match &metric.gauge {
-        None => Compared::Counts(metric_plan(path, metric, impact, problems)),
-        Some(gauge) => {
-            if metric.ratio.is_some() || metric.count.is_some() || metric.distribution.is_some() {
-                let remedy = "write one of ratio, count, distribution and gauge";
-                problems.push(problem(path, "not one kind", remedy));
-            }
+    let Metric { ratio, count, distribution, gauge, throughput, expression, .. } = metric;
+    let kinds = [
+        ratio.is_some(),
+        count.is_some(),
+        distribution.is_some(),
+        gauge.is_some(),
+        throughput.is_some(),
+        expression.is_some(),
+    ];
+    if kinds.iter().filter(|kind| **kind).count() != 1 {
+        let remedy = "write one of ratio, count, throughput, distribution, gauge and expression";
+        problems.push(problem(path, "not one kind", remedy));
+    }
+    match (gauge, expression) {
+        (None, None) => Compared::Counts(metric_plan(path, metric, impact, problems)),
+        (Some(gauge), _) => {
             refuse_others(path, metric, problems);
+            // What is of pods is told apart by them.
+            if told(path, metric, problems).is_some() {
+                let remedy = "write by: pod, or leave it out: a gauge is of pods";
+                problems.push(problem(&format!("{path}.cohort"), "not by pod", remedy));
+            }
             Compared::Pods(gauge::gauge_plan(path, metric, gauge, impact, problems))
         }
+        (None, Some(written)) => {
+            refuse_others(path, metric, problems);
+            Compared::Limits(expression::expression_plan(path, metric, written, problems))
+        }
     }
+}
+
+/// How cohorts are told apart, if not by their pods, with the default filled.
+fn told(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> Option<Cohorts> {
+    let Cohorts { by, label, form, namespace_label } = metric.cohort.clone()?;
+    let path = format!("{path}.cohort");
+    let mut wrong = |field: &str, wrong: &str, remedy: &str| {
+        problems.push(problem(&format!("{path}{field}"), wrong, remedy));
+    };
+    if by == CohortBy::Pod && (label.is_some() || form.is_some() || namespace_label.is_some()) {
+        wrong("", "labels by pod", "leave out label, form and namespaceLabel: they are the MetricSource's");
+    }
+    if by == CohortBy::Labels && (label.is_none() || form.is_some()) {
+        wrong("", "no label, or a form", "write the label whose value is the pod-template-hash, and no form");
+    }
+    if form == Some(ServiceForm::Traefik) && namespace_label.is_some() {
+        wrong(".namespaceLabel", "beside the form traefik", "leave it out: it stands in the Service's label");
+    }
+    let label = label.unwrap_or_else(|| "service".to_owned());
+    if !selector::is_label(&label) {
+        wrong(".label", &format!("{label:?} is no label"), "write a name like service or exported_service");
+    }
+    (by != CohortBy::Pod).then_some(Cohorts { by, label: Some(label), form, namespace_label })
 }
 
 /// What only some kinds have.
 fn refuse_others(path: &str, metric: &Metric, problems: &mut Vec<Problem>) {
     if metric.goal.is_some() && metric.count.is_none() {
-        problems.push(problem(
-            &format!("{path}.goal"),
-            "not of a count",
-            "leave it out: less is better here",
-        ));
+        problems.push(problem(&format!("{path}.goal"), "not of a count", "leave it out here"));
     }
     if metric.floor.is_some() && !has_floor(metric) {
         let wrong = "neither of a ratio nor of a count per podSeconds of which less is better";
@@ -769,8 +913,10 @@ fn has_floor(metric: &Metric) -> bool {
 
 fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<Problem>) -> MetricPlan {
     let query = metric_query(path, metric, problems);
-    let goal = metric.goal.unwrap_or_default();
+    let requests = metric.throughput.is_some();
+    let goal = if requests { Goal::Higher } else { metric.goal.unwrap_or_default() };
     refuse_others(path, metric, problems);
+    let told = told(path, metric, problems);
     let tolerance = metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share();
     if goal == Goal::Higher && tolerance >= 1.0 {
         problems.push(problem(
@@ -787,14 +933,21 @@ fn metric_plan(path: &str, metric: &Metric, impact: Percent, problems: &mut Vec<
     let exposure = match &metric.count {
         Some(Count { exposure: None, per: Some(Per::PodSeconds), .. }) => Exposure::PodSeconds,
         Some(Count { exposure: None, per: None, .. }) => Exposure::Traffic,
+        None if requests => Exposure::Traffic,
         Some(_) | None => Exposure::Counted,
     };
+    if told.is_some() && exposure == Exposure::PodSeconds {
+        let remedy = "write by: pod, or leave it out: podSeconds are of pods";
+        problems.push(problem(&format!("{path}.cohort"), "not by pod", remedy));
+    }
     let role = metric.role.unwrap_or_default();
     let lowest = if floor > 0.0 { floor } else { LOWEST_INCIDENT };
     let judged = metric.ratio.is_some() && role != MetricRole::Informational;
     MetricPlan {
         name: metric.name.clone(),
         query,
+        told,
+        requests,
         exposure,
         goal,
         role,

@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use davylamp_api::Instant;
 use davylamp_api::conditions::Reason;
-use davylamp_api::run::{DecisionRecord, GaugeRecord, MetricRecord, RolloutRunSpec};
+use davylamp_api::run::{
+    DecisionRecord, ExpressionRecord, GaugeRecord, MetricRecord, RolloutRunSpec, SplitRecord,
+};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{Checkpoint, StateName};
 
-use crate::decision::Query;
+use crate::decision::{Named, Query};
 use crate::fold::{Cohorts, Fold};
 use crate::observed::{Observed, Samples};
-use crate::pass::pod_prefix;
 use crate::program::{Conduct, step_view};
 
 /// Samples are asked for in windows not longer than this, ms.
@@ -27,7 +28,7 @@ pub struct Replay<'a> {
     conduct: &'a Conduct,
     records: &'a [DecisionRecord],
     fold: Fold<'a>,
-    cohorts: Cohorts,
+    cohorts: Named,
 }
 
 /// What a replay does next.
@@ -50,6 +51,10 @@ pub struct Checked {
     pub differs: Vec<(MetricRecord, MetricRecord)>,
     /// The same of gauges.
     pub gauges: Vec<(GaugeRecord, GaugeRecord)>,
+    /// The same of the split of the requests.
+    pub split: Option<(SplitRecord, SplitRecord)>,
+    /// The same of expressions.
+    pub expressions: Vec<(ExpressionRecord, ExpressionRecord)>,
     /// The evidence as it is now does not suffice for the rule that decided.
     pub unfounded: bool,
 }
@@ -58,7 +63,8 @@ impl Checked {
     /// It is as it was.
     #[must_use]
     pub fn is_same(&self) -> bool {
-        self.differs.is_empty() && self.gauges.is_empty() && !self.unfounded
+        let same = self.differs.is_empty() && self.gauges.is_empty() && self.expressions.is_empty();
+        same && self.split.is_none() && !self.unfounded
     }
 }
 
@@ -71,14 +77,13 @@ impl<'a> Replay<'a> {
         conduct: &'a Conduct,
         records: &'a [DecisionRecord],
     ) -> Option<Self> {
-        let baseline = spec.baseline.as_deref()?;
-        let prefix = |hash: &str| pod_prefix(&spec.rollout, hash);
+        let baseline = conduct.analysis.baseline(spec.baseline.as_deref()?);
         Some(Self {
             spec,
             conduct,
             records,
             fold: Fold::new(&conduct.analysis, &Checkpoint::default(), Percent::ZERO, Percent::FULL),
-            cohorts: Cohorts { canary: prefix(&spec.hash), baseline: prefix(baseline) },
+            cohorts: Named::of(&spec.rollout, &spec.hash, &baseline, spec.services.as_ref()),
         })
     }
 
@@ -99,7 +104,8 @@ impl<'a> Replay<'a> {
             if settling {
                 self.open(record, rest);
             }
-            let has_evidence = !record.metrics.is_empty() || !record.gauges.is_empty();
+            let has_evidence =
+                !record.metrics.is_empty() || !record.gauges.is_empty() || !record.expressions.is_empty();
             let checked = has_evidence.then(|| Box::new(self.check(record)));
             if record.rule == Reason::Promote.as_str() {
                 self.fold.forgive();
@@ -114,7 +120,9 @@ impl<'a> Replay<'a> {
     /// Takes what was asked for.
     pub fn take(&mut self, samples: &Samples) {
         let before = self.fold.folded_until();
-        self.fold.take(samples, &Observed::default(), &self.cohorts);
+        let Named { canary, baseline } = &self.cohorts;
+        let cohorts = Cohorts { canary: canary.pods.clone(), baseline: baseline.pods.clone() };
+        self.fold.take(samples, &Observed::default(), &cohorts);
         while self.fold.look().is_some() {}
         if self.fold.folded_until() == before {
             // Less than a round: the record is of another grid, and what differs is told.
@@ -128,8 +136,10 @@ impl<'a> Replay<'a> {
         Some(Query {
             source: plan.source.clone()?,
             since: self.fold.folded_until(),
-            pods: BTreeSet::from([self.cohorts.canary.clone(), self.cohorts.baseline.clone()]),
+            pods: BTreeSet::from([self.cohorts.canary.pods.clone(), self.cohorts.baseline.pods.clone()]),
+            cohorts: Some(self.cohorts.clone()),
             metrics: plan.queries(),
+            told: plan.told(),
             scrape_interval_ms: sampling.scrape_interval.millis(),
             delay_ms: sampling.delay.millis(),
         })
@@ -162,14 +172,19 @@ impl<'a> Replay<'a> {
         let rule = |reason: Reason| record.rule == reason.as_str();
         // What other Rollouts saw stands in their own records.
         let incident = rule(Reason::Incident) || rule(Reason::Interference);
+        let passes = self.fold.safe() && !self.fold.is_misrouted();
         let unfounded = (rule(Reason::Regression) && !self.fold.regressed())
-            || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !self.fold.safe())
+            || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !passes)
+            || (rule(Reason::TrafficSplit) && !self.fold.is_misrouted())
+            || (rule(Reason::Expression) && self.fold.exceeded().is_empty())
             || (rule(Reason::SloViolated) && self.fold.violated().is_empty())
             || (incident && record.to == StateName::Holding.as_str() && !self.fold.in_incident());
         Checked {
             number: record.number,
             differs: different(&record.metrics, metrics),
             gauges: different(&record.gauges, gauges),
+            split: record.split.zip(self.fold.split()).filter(|(then, now)| then != now),
+            expressions: different(&record.expressions, self.fold.expressions()),
             unfounded,
         }
     }
@@ -189,5 +204,6 @@ fn different<T: Clone + PartialEq>(then: &[T], now: Vec<T>) -> Vec<(T, T)> {
 /// The end of the data of a decision.
 fn last(record: &DecisionRecord) -> Option<Instant> {
     let gauges = record.gauges.iter().filter_map(|gauge| gauge.until);
-    record.metrics.iter().filter_map(|metric| metric.until).chain(gauges).max()
+    let expressions = record.expressions.iter().filter_map(|expression| expression.until);
+    record.metrics.iter().filter_map(|metric| metric.until).chain(gauges).chain(expressions).max()
 }

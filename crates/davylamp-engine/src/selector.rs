@@ -83,6 +83,13 @@ pub fn histogram(text: &str) -> Result<VectorSelector, SelectorError> {
     }
 }
 
+/// A label of the old kind, which needs no quotes.
+#[must_use]
+pub fn is_label(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
 fn no_extras(selector: VectorSelector) -> Result<VectorSelector, SelectorError> {
     if selector.offset.is_some() {
         Err(SelectorError::Time("`offset`"))
@@ -165,7 +172,7 @@ pub fn replaced(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<St
 }
 
 /// So that it is read as it stands, within single quotes or double ones.
-fn escaped(value: &str) -> String {
+pub(crate) fn escaped(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for c in value.chars() {
         match c {
@@ -180,7 +187,7 @@ fn escaped(value: &str) -> String {
     escaped
 }
 
-fn is_same(one: &VectorSelector, other: &VectorSelector) -> bool {
+pub(crate) fn is_same(one: &VectorSelector, other: &VectorSelector) -> bool {
     let kind = |op: &MatchOp| match op {
         MatchOp::Equal => "=",
         MatchOp::NotEqual => "!=",

@@ -69,7 +69,12 @@ fn interrupted(pass: &mut Pass<'_>) -> bool {
 pub(crate) fn roll_back(pass: &mut Pass<'_>, reason: Reason, message: String) {
     if matches!(
         reason,
-        Reason::Regression | Reason::Abort | Reason::Inconclusive | Reason::NoData | Reason::PauseDeadline
+        Reason::Regression
+            | Reason::Expression
+            | Reason::Abort
+            | Reason::Inconclusive
+            | Reason::NoData
+            | Reason::PauseDeadline
     ) {
         reject(pass, reason);
     }

@@ -55,6 +55,10 @@ pub(crate) fn preparing(pass: &mut Pass<'_>) -> bool {
         return deadline(pass, Reason::TrafficDeadline);
     }
     pass.traffic().effective = Some(Percent::ZERO);
+    let left = pass.fresh_baseline().and_then(|hash| pass.observed.revisions.get(&hash));
+    if left.is_some_and(|pods| pods.desired > 0) {
+        return deadline(pass, Reason::ProgressDeadline);
+    }
     enter_step(pass, 1, Reason::ScalingPods, "routes are at 100/0");
     true
 }
@@ -85,18 +89,19 @@ fn enter_step(pass: &mut Pass<'_>, index: i32, reason: Reason, why: &str) {
 pub(crate) fn scale(pass: &mut Pass<'_>, reason: Reason, why: &str) {
     let (index, of) = pass.status.step.as_ref().map_or((0, 0), |s| (s.index, s.of));
     let (weight, pods) = (pass.step_weight(), explain::pods(pass.need()));
-    let message = format!("{why}; step {index} of {of}, {weight}: {pods} started");
+    let fresh = if pass.fresh_baseline().is_some() { ", and as many of the old version" } else { "" };
+    let message = format!("{why}; step {index} of {of}, {weight}: {pods} started{fresh}");
     pass.go(StateName::Scaling, reason, Some(pass.progress_deadline()), message);
 }
 
 pub(crate) fn scaling(pass: &mut Pass<'_>) -> bool {
-    if judged(pass) || incidents::hold(pass, pass.now) || capacity_low(pass) {
+    if judged(pass) || held_back(pass, pass.now) || capacity_low(pass) {
         return true;
     }
-    let (hash, need) = (pass.canary_hash(), pass.need());
+    let need = pass.need();
     // The Service's selector moves after this: it must not carry anything then.
     let idle = pass.weight() > Percent::ZERO || all_routes_carry(pass, Percent::ZERO).is_ok();
-    if pass.available(&hash) < need || !idle {
+    if pass.ready_to_compare() < need || !idle {
         let reason = if idle { Reason::ProgressDeadline } else { Reason::TrafficDeadline };
         return deadline(pass, reason);
     }
@@ -108,7 +113,7 @@ pub(crate) fn scaling(pass: &mut Pass<'_>) -> bool {
 pub(crate) fn shifting(pass: &mut Pass<'_>) -> bool {
     let target = pass.step_weight();
     if pass.weight() != target {
-        if judged(pass) || incidents::hold(pass, pass.now) {
+        if judged(pass) || held_back(pass, pass.now) {
             return true;
         }
         let (hash, need) = (pass.canary_hash(), pass.need());
@@ -182,11 +187,29 @@ pub(crate) fn judge_from_now(pass: &mut Pass<'_>, message: &str) {
 pub(crate) fn judged(pass: &mut Pass<'_>) -> bool {
     while let Some(at) = pass.look() {
         let rises = matches!(pass.state(), StateName::Scaling | StateName::Shifting | StateName::Promoting);
-        if regressed(pass, at) || violated(pass, at) || (rises && incidents::hold(pass, at)) {
+        if regressed(pass, at) || violated(pass, at) || (rises && held_back(pass, at)) {
             return true;
         }
     }
     false
+}
+
+/// What bars the way to the next weight, in the order of the rules.
+pub(crate) fn held_back(pass: &mut Pass<'_>, at: Instant) -> bool {
+    incidents::hold(pass, at) || misrouted(pass, at)
+}
+
+/// The split is not what was asked for: the step does not show what it seems to. Without a weight it could not be seen to be right
+/// again.
+fn misrouted(pass: &mut Pass<'_>, at: Instant) -> bool {
+    let full = pass.status.step.as_ref().is_some_and(|step| step.full);
+    if full || pass.weight() == Percent::ZERO || !pass.fold.as_ref().is_some_and(Fold::is_misrouted) {
+        return false;
+    }
+    pass.at = at;
+    let message = explain::misrouted(pass);
+    pause(pass, Reason::TrafficSplit, message);
+    true
 }
 
 /// A canary that violates an objective waits for somebody: who says that it is the cause?
@@ -204,11 +227,23 @@ pub(crate) fn violated(pass: &mut Pass<'_>, at: Instant) -> bool {
 
 pub(crate) fn regressed(pass: &mut Pass<'_>, at: Instant) -> bool {
     if !pass.fold.as_ref().is_some_and(Fold::regressed) {
-        return false;
+        return exceeded(pass, at);
     }
     pass.at = at;
     let message = explain::regression(pass);
     roll_back(pass, Reason::Regression, message);
+    true
+}
+
+/// Rule 1 of what has fixed limits.
+fn exceeded(pass: &mut Pass<'_>, at: Instant) -> bool {
+    let which = pass.fold.as_ref().map(Fold::exceeded).unwrap_or_default();
+    if which.is_empty() {
+        return false;
+    }
+    pass.at = at;
+    let message = explain::exceeded(pass, &which);
+    roll_back(pass, Reason::Expression, message);
     true
 }
 
@@ -217,7 +252,7 @@ pub(crate) fn judging(pass: &mut Pass<'_>) -> bool {
         promote_all(pass, "promoted in full".to_owned());
         return true;
     }
-    if incidents::hold(pass, pass.now) {
+    if held_back(pass, pass.now) {
         return true;
     }
     while let Some(at) = pass.look() {
@@ -287,7 +322,7 @@ fn judge(pass: &mut Pass<'_>, at: Instant) -> bool {
         },
         None => {}
     }
-    if incidents::hold(pass, at) {
+    if held_back(pass, at) {
         return true;
     }
     if safe && held >= step.hold_min {
@@ -442,6 +477,16 @@ pub(crate) fn paused(pass: &mut Pass<'_>) -> bool {
         if again {
             pass.at = at;
             judge_from_now(pass, "there is data again");
+            return true;
+        }
+        if reason == Reason::TrafficSplit && !pass.fold.as_ref().is_some_and(Fold::is_misrouted) {
+            pass.at = at;
+            let message = "the canary gets the share of the requests that was asked for again";
+            if pass.weight() < pass.step_weight() {
+                scale(pass, Reason::ScalingPods, message);
+            } else {
+                judge_from_now(pass, message);
+            }
             return true;
         }
     }

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use davylamp_api::RolloutSpec;
-use davylamp_api::rollout::{Analysis, Count, Distribution, Gauge, Metric, Ratio};
+use davylamp_api::rollout::{Analysis, Count, Distribution, Expression, Gauge, Metric, Ratio, Throughput};
 use davylamp_api::scalar::Percent;
 use davylamp_api::template::{AnalysisTemplateSpec, Preset, Scope, TemplateRef};
 
+use crate::expression;
 use crate::program::{Problem, Program, compared, problem};
 use crate::selector::{self, FillError};
 
@@ -206,6 +207,17 @@ impl<F: FnMut(Scope, &str) -> Option<AnalysisTemplateSpec>> Expansion<'_, F> {
                 }
             }
         }
+        if let Some(Expression { query, .. }) = &mut metric.expression
+            && query.contains("{{args.")
+        {
+            match expression::fill(query, args) {
+                Ok(text) => *query = text,
+                Err(wrong) => {
+                    self.unfillable(&format!("{path}.expression.query"), &wrong, args);
+                    filled = false;
+                }
+            }
+        }
         let mut problems = Vec::new();
         if filled {
             compared(path, &metric, Percent::FULL, &mut problems);
@@ -272,6 +284,10 @@ fn selectors(metric: &mut Metric) -> impl Iterator<Item = (&'static str, &mut St
         count,
         distribution,
         gauge,
+        throughput,
+        // What is no selector is filled elsewhere.
+        expression: _,
+        cohort: _,
         goal: _,
         role: _,
         tolerance: _,
@@ -291,5 +307,6 @@ fn selectors(metric: &mut Metric) -> impl Iterator<Item = (&'static str, &mut St
         [("gauge.query", Some(query)), ("gauge.dividedBy", divided_by.as_mut())]
     });
     let others = count.into_iter().chain(gauge).flatten().filter_map(|(field, text)| Some((field, text?)));
-    ratio.chain(others).chain(distribution)
+    let throughput = throughput.as_mut().map(|Throughput { requests }| ("throughput.requests", requests));
+    ratio.chain(others).chain(distribution).chain(throughput)
 }

@@ -8,12 +8,15 @@
 mod world;
 
 use davylamp_api::action::{ActionPhase, Verb};
-use davylamp_api::rollout::{Approval, Hold, OnInconclusive, OnNoTraffic, Step, Then};
+use davylamp_api::rollout::{
+    Approval, Baseline, Expression, Hold, Metric, MetricRole, OnInconclusive, OnNoTraffic, SplitAction, Step,
+    Then, TrafficSplit,
+};
 use davylamp_api::run::DecisionRecord;
 use davylamp_api::status::{Phase, StateName};
 use davylamp_api::{Instant, RolloutRunSpec};
 use davylamp_engine::Conduct;
-use davylamp_engine::observed::Source;
+use davylamp_engine::observed::{Source, baseline_of};
 use davylamp_engine::replay::{Checked, Next, Replay};
 use world::{World, hash, route, secs, spec, step};
 
@@ -634,6 +637,96 @@ fn every_decision_can_be_recomputed_from_its_record() {
     }
 }
 
+/// A Rollout of ten pods that compares with a fresh baseline.
+fn fresh() -> World {
+    let mut spec = spec(&[step("25%"), step("50%")], true);
+    spec.strategy.canary.baseline = Some(Baseline::Fresh);
+    World::settled(spec)
+}
+
+/// Pods of the canary, and of a fresh baseline.
+fn pods(world: &World) -> [i32; 2] {
+    [hash(2), baseline_of(&hash(1))].map(|hash| world.sets.get(&hash).map_or(0, |set| set.desired))
+}
+
+#[test]
+fn a_fresh_baseline_grows_with_the_canary_and_goes_with_the_old_pods() {
+    let mut world = fresh();
+    assert_eq!(pods(&world), [0, 0]);
+    world.release(2);
+    world.until(StateName::Judging);
+    assert_eq!(pods(&world), [3, 3]);
+    let run = world.runs.values().next().unwrap().clone();
+    world.until(StateName::Promoting);
+    assert_eq!(pods(&world), [10, 5]);
+    assert_eq!(world.status.traffic.as_ref().unwrap().observed_share, None, "of a part nobody knows");
+    world.until(StateName::Healthy);
+    assert_eq!(pods(&world), [10, 5]);
+    // 25 % of 200 requests a second against what three of thirteen pods get of the rest, for as long.
+    let passed = world.records.iter().find(|record| record.rule == "StepPassed").unwrap();
+    let [canary, baseline] = [&passed.metrics[0].canary, &passed.metrics[0].baseline].map(|c| c.exposure);
+    assert!((canary / baseline - 50.0 / (150.0 * 3.0 / 13.0)).abs() < 0.01, "{canary} of {baseline}");
+    let found = recomputed(&world, &run, &world.records);
+    let differ: Vec<_> = found.iter().filter(|checked| !checked.is_same()).collect();
+    assert!(found.len() >= 6 && differ.is_empty(), "{differ:#?}");
+    world.run_for(2 * MINUTE);
+    assert_eq!((pods(&world), world.sets[&hash(1)].desired), ([10, 0], 0));
+}
+
+#[test]
+fn a_fresh_baseline_stays_until_a_run_has_gone_back() {
+    let mut world = fresh();
+    world.release(2);
+    world.until(StateName::Judging);
+    world.versions.get_mut(&hash(2)).unwrap().error_rate = 0.2;
+    world.until(StateName::RollingBack);
+    assert_eq!(pods(&world), [3, 3]);
+    world.until(StateName::Degraded);
+    assert_eq!(pods(&world), [0, 0]);
+    // The next run starts its own.
+    world.release(3);
+    world.until(StateName::Judging);
+    assert_eq!(pods(&world), [0, 3]);
+    world.delete();
+    world.run_for(10 * MINUTE);
+    assert!(world.gone && pods(&world) == [0, 0], "{}", world.status.message);
+}
+
+#[test]
+fn no_weight_before_the_baseline_is_there() {
+    let mut world = fresh();
+    // Its pods are as the new ones of a version that is broken meanwhile; those that are there stay.
+    world.versions.get_mut(&hash(1)).unwrap().ready_after = None;
+    world.release(2);
+    world.until(StateName::Scaling);
+    world.run_for(4 * MINUTE);
+    assert_eq!((world.state(), world.weight(), pods(&world)), (StateName::Scaling, 0, [3, 3]));
+    world.until(StateName::RollingBack);
+    let told = &world.records.last().unwrap().message;
+    assert!(told.starts_with("0 of 3 pods of the baseline"), "{told}");
+    world.until(StateName::Degraded);
+    assert_eq!(pods(&world), [0, 0]);
+}
+
+#[test]
+fn what_an_earlier_run_has_left_goes_before_the_first_step() {
+    let mut world = fresh();
+    world.release(2);
+    world.until(StateName::Judging);
+    // The pods stay when the run has gone back: the controller ends before it has written that.
+    world.abort();
+    world.until(StateName::RollingBack);
+    let left = world.sets[&baseline_of(&hash(1))].clone();
+    world.until(StateName::Degraded);
+    world.release(3);
+    world.until(StateName::Preparing);
+    world.sets.insert(baseline_of(&hash(1)), left.clone());
+    world.poke();
+    world.until(StateName::Judging);
+    let now = &world.sets[&baseline_of(&hash(1))];
+    assert!(now.desired == 3 && now.pods.keys().all(|pod| !left.pods.contains_key(pod)), "{now:?}");
+}
+
 #[test]
 fn a_record_that_was_changed_is_found() {
     let mut world = released(StateName::Judging);
@@ -836,5 +929,168 @@ fn a_violated_objective_pauses_until_somebody_goes_on() {
     world.until(StateName::Judging);
     assert_eq!(world.status.step.as_ref().unwrap().index, step + 1);
     world.until(StateName::Finalising);
+    is_recomputed(&world, &run);
+}
+
+/// At its first step, which lasts for half an hour, behind a gateway that sends the canary so many times its share.
+fn misrouted(times: f64, action: Option<SplitAction>) -> World {
+    let hold = Some(Hold { min: Some(secs(1_800)), max: Some(secs(7_200)) });
+    let mut spec = spec(&[Step { hold, ..step("10%") }, step("50%")], true);
+    spec.analysis.as_mut().unwrap().traffic_split = Some(TrafficSplit { action, tolerance: None });
+    let mut world = World::settled(spec);
+    world.misroutes = times;
+    world.release(2);
+    world.until(StateName::Judging);
+    world
+}
+
+#[test]
+fn a_split_that_is_wrong_pauses_until_it_is_right_again() {
+    for (times, got) in [(2.0, "20%"), (0.5, "5%")] {
+        let mut world = misrouted(times, None);
+        let run = run(&world);
+        let judged = world.now;
+        world.until(StateName::Paused);
+        assert_eq!((reason(&world), world.weight()), ("TrafficSplit", 1_000));
+        assert!(world.now - judged <= 9 * MINUTE, "{} s", (world.now - judged) / 1_000);
+        let told = &world.records.last().unwrap().message;
+        assert!(told.starts_with(&format!("the canary got {got} of the requests (")), "{told}");
+        assert!(told.contains("asked for was 10%: look for another route"), "{told}");
+        let status = &world.status;
+        assert_eq!(status.analysis.as_ref().unwrap().verdict, davylamp_api::status::Verdict::TrafficSplit);
+        let share = status.traffic.as_ref().unwrap().observed_share.unwrap();
+        assert_eq!(share, got.parse().unwrap());
+        assert_eq!(world.condition("AnalysisReady"), Some(("False", "TrafficSplit")));
+        world.run_for(30 * MINUTE);
+        assert_eq!((world.state(), world.weight()), (StateName::Paused, 1_000));
+        world.misroutes = 1.0;
+        let repaired = world.now;
+        world.until(StateName::Judging);
+        assert!(world.now - repaired <= 4 * MINUTE, "{} s", (world.now - repaired) / 1_000);
+        assert_eq!(world.condition("AnalysisReady"), Some(("True", "AsExpected")));
+        world.until(StateName::Finalising);
+        is_recomputed(&world, &run);
+    }
+}
+
+#[test]
+fn a_wrong_split_that_nobody_repairs_ends_at_the_deadline_of_pauses() {
+    let mut world = misrouted(2.0, None);
+    world.until(StateName::Paused);
+    world.until(StateName::Degraded);
+    assert_eq!(reason(&world), "PauseDeadline");
+}
+
+#[test]
+fn somebody_may_promote_in_spite_of_the_split() {
+    let mut world = misrouted(2.0, None);
+    let run = run(&world);
+    world.until(StateName::Paused);
+    world.promote();
+    world.until(StateName::Judging);
+    assert_eq!((world.status.step.as_ref().unwrap().index, world.weight()), (2, 5_000));
+    world.misroutes = 1.0;
+    world.until(StateName::Finalising);
+    is_recomputed(&world, &run);
+}
+
+#[test]
+fn a_bad_canary_goes_back_whatever_its_split() {
+    let mut world = misrouted(2.0, None);
+    world.until(StateName::Paused);
+    let run = run(&world);
+    world.versions.get_mut(&hash(2)).unwrap().error_rate = 0.5;
+    world.until(StateName::Degraded);
+    assert_eq!(reason(&world), "Regression");
+    is_recomputed(&world, &run);
+}
+
+#[test]
+fn a_wrong_split_can_be_said_and_no_more() {
+    let mut world = misrouted(2.0, Some(SplitAction::Inform));
+    world.run_for(15 * MINUTE);
+    assert_eq!(world.state(), StateName::Judging);
+    assert_eq!(world.condition("AnalysisReady"), Some(("True", "TrafficSplit")));
+    world.misroutes = 1.0;
+    world.until(StateName::Finalising);
+    assert!(!world.trace.contains(&"Paused".to_owned()));
+}
+
+#[test]
+fn a_pause_for_a_split_that_was_right_is_found() {
+    let mut world = misrouted(2.0, None);
+    let run = run(&world);
+    world.until(StateName::Paused);
+    let mut records = world.records.clone();
+    let paused = records.iter_mut().find(|record| record.rule == "TrafficSplit").unwrap();
+    let split = paused.split.as_mut().unwrap();
+    split.canary *= 2.0;
+    let number = paused.number;
+    let found = |records: &[DecisionRecord]| {
+        recomputed(&world, &run, records).into_iter().find(|checked| checked.number == number).unwrap()
+    };
+    let changed = found(&records);
+    assert!(changed.split.is_some() && !changed.unfounded && !changed.is_same());
+    // An earlier look, at which it was not yet shown.
+    let paused = records.iter_mut().find(|record| record.rule == "TrafficSplit").unwrap();
+    let metric = &mut paused.metrics[0];
+    metric.until = metric.until.map(|at| Instant::from_millisecond(at.as_millisecond() - MINUTE).unwrap());
+    assert!(found(&records).unfounded);
+}
+
+/// With one expression that decides, and the ratio only shown.
+fn with_expression(error_rate: f64) -> World {
+    let mut spec = spec(&[step("5%"), step("50%")], true);
+    let metrics = &mut spec.analysis.as_mut().unwrap().metrics;
+    metrics[0].role = Some(MetricRole::Informational);
+    let query =
+        "sum(rate(errors_total{{{canary}}}[30s])) / sum(rate(requests_total{{{canary}}}[30s]))".to_owned();
+    let expression = Some(Expression { query, max: Some(0.1), ..Expression::default() });
+    metrics.push(Metric { name: "failing".to_owned(), expression, ..Metric::default() });
+    let mut world = World::settled(spec);
+    world.versions.get_mut(&hash(2)).unwrap().error_rate = error_rate;
+    world.release(2);
+    world.until(StateName::Judging);
+    world
+}
+
+#[test]
+fn an_expression_rolls_back_by_its_own_rule_and_is_recomputed() {
+    let mut world = with_expression(0.3);
+    let run = run(&world);
+    world.until(StateName::Degraded);
+    assert_eq!((reason(&world), world.status.rejected[0].reason.as_str()), ("Expression", "Expression"));
+    let record = world.records.iter().find(|record| record.rule == "Expression").unwrap();
+    let said = &record.message;
+    assert!(
+        said.starts_with("failing 0.30, where at most 0.10 is wanted (3 of 3 in a row outside, 3 values;")
+            && said.contains("by a threshold, without a promised error rate"),
+        "{said}"
+    );
+    assert_eq!((record.expressions[0].value, record.expressions[0].outside), (Some(0.3), 3));
+    is_recomputed(&world, &run);
+    // A record that says more than there was.
+    let mut records = world.records.clone();
+    let at = records.iter().position(|record| record.rule == "Expression").unwrap();
+    let until = records[at].expressions[0].until.as_mut().unwrap();
+    *until = Instant::from_millisecond(until.as_millisecond() - world::INTERVAL).unwrap();
+    for metric in &mut records[at].metrics {
+        metric.until = None;
+    }
+    let found = recomputed(&world, &run, &records);
+    let changed = found.iter().find(|checked| checked.number == records[at].number).unwrap();
+    assert!(changed.unfounded && changed.expressions.len() == 1, "{changed:?}");
+}
+
+#[test]
+fn a_step_waits_for_the_values_of_an_expression() {
+    let mut world = with_expression(0.01);
+    let run = run(&world);
+    world.until(StateName::Finalising);
+    let passed: Vec<_> = world.records.iter().filter(|record| record.rule.ends_with("StepPassed")).collect();
+    assert_eq!(passed.len(), 2);
+    for record in passed {
+        assert!(record.expressions[0].values >= 3 && record.expressions[0].outside == 0, "{record:?}");
+    }
     is_recomputed(&world, &run);
 }

@@ -9,9 +9,9 @@
 mod world;
 
 use davylamp_api::action::Verb;
-use davylamp_api::rollout::{Approval, OnInconclusive, OnNoTraffic, RouteRef, Step, Then, Traffic};
+use davylamp_api::rollout::{Approval, Baseline, OnInconclusive, OnNoTraffic, RouteRef, Step, Then, Traffic};
 use davylamp_api::status::{Phase, RolloutStatus, StateName};
-use davylamp_engine::observed::{Observed, Source};
+use davylamp_engine::observed::{Observed, Source, of_baseline};
 use davylamp_engine::{Input, decide};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -27,6 +27,7 @@ struct Setup {
     replicas: Option<i32>,
     steps: Vec<Step>,
     metrics: bool,
+    fresh: bool,
     /// Whether it can be verified, and the numbers of each route.
     routes: Vec<(bool, Option<i32>, Option<i32>)>,
     ready_after: [Option<i64>; 4],
@@ -43,6 +44,7 @@ struct Setup {
 enum Event {
     Release(u32),
     Steps(Vec<Step>),
+    Fresh(bool),
     Replicas(i32),
     Invalid(bool),
     Refuse(u32),
@@ -113,7 +115,7 @@ fn setup() -> impl Strategy<Value = Setup> {
     let traffic = prop::sample::select(vec![OnNoTraffic::Pause, OnNoTraffic::Promote]);
     let then = prop::sample::select(vec![Then::Rollback, Then::Rollback, Then::Keep]);
     (
-        (prop::option::weighted(0.9, 1_i32..8), steps(), any::<bool>(), routes),
+        (prop::option::weighted(0.9, 1_i32..8), steps(), any::<bool>(), routes, any::<bool>()),
         (prop::array::uniform4(ready()), prop::array::uniform4(errors())),
         (inconclusive, traffic, then),
         (prop::sample::select(vec![0_i64, 1_000, 20_000]), prop::sample::select(vec![0_i64, 500, 30_000])),
@@ -124,6 +126,7 @@ fn setup() -> impl Strategy<Value = Setup> {
             steps: a.1,
             metrics: a.2,
             routes: a.3,
+            fresh: a.4,
             ready_after: b.0,
             errors: b.1,
             on_inconclusive: c.0,
@@ -140,6 +143,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => version().prop_map(Event::Release),
         2 => steps().prop_map(Event::Steps),
+        1 => any::<bool>().prop_map(Event::Fresh),
         2 => (0_i32..10).prop_map(Event::Replicas),
         2 => any::<bool>().prop_map(Event::Invalid),
         1 => version().prop_map(Event::Refuse),
@@ -180,6 +184,7 @@ fn world(setup: &Setup) -> World {
     let names = ["shop", "admin"];
     let mut spec = spec(&setup.steps, setup.metrics);
     spec.replicas = setup.replicas;
+    spec.strategy.canary.baseline = setup.fresh.then_some(Baseline::Fresh);
     spec.strategy.traffic = vec![Traffic {
         gateway_api: davylamp_api::rollout::GatewayApi {
             routes: names.iter().take(setup.routes.len()).map(|name| route(name)).collect(),
@@ -218,6 +223,9 @@ fn happen(world: &mut World, event: Event) {
     match event {
         Event::Release(version) => world.release(version),
         Event::Steps(steps) => world.edit(|spec| spec.strategy.canary.steps = Some(steps)),
+        Event::Fresh(fresh) => {
+            world.edit(|spec| spec.strategy.canary.baseline = fresh.then_some(Baseline::Fresh));
+        }
         Event::Replicas(n) => {
             if n == 0 {
                 world.hurt.insert("scaled to nothing".to_owned());
@@ -327,6 +335,8 @@ fn comes_to_rest(world: &World) {
         assert_eq!(state, StateName::Paused, "{}", story());
         return;
     }
+    let left = world.sets.iter().filter(|(hash, set)| of_baseline(hash).is_some() && set.desired > 0).count();
+    assert_eq!(left, 0, "a baseline is left: {}", story());
     for (target, route) in &world.routes {
         assert!(!route.ours, "{target:?} keeps our name: {}", story());
         if !route.ambiguous {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use davylamp_api::rollout::{Analysis, Distribution, Metric, Ratio};
+use davylamp_api::rollout::{Analysis, Distribution, Gauge, Metric, Ratio};
 use davylamp_api::template::Preset;
 use davylamp_api::{AnalysisTemplateSpec, RolloutSpec};
 use davylamp_engine::selector::{self, fill, plain};
@@ -77,7 +77,9 @@ fn each_preset_can_be_carried_out() {
     for preset in Preset::ALL {
         let spec = spec(&json!({"source": "default", "presets": [preset]}));
         let (program, _) = compile("shop", &spec, |_, _| None).unwrap();
-        assert_eq!(program.conduct.analysis.metrics.len(), 2, "{}", preset.as_str());
+        let plan = &program.conduct.analysis;
+        let metrics = plan.metrics.len() + plan.gauges.len();
+        assert_eq!(metrics, preset.metrics().len(), "{}", preset.as_str());
     }
 }
 
@@ -254,6 +256,73 @@ fn circles_are_named_and_depth_and_number_are_bounded() {
 }
 
 #[test]
+fn kinds_and_cohorts_that_do_not_fit_are_named() {
+    let ratio = json!({"events": "a", "total": "b"});
+    let metric = |more: Value| {
+        let mut metric = json!({"name": "a"});
+        metric.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        metric
+    };
+    let labels = json!({"by": "labels", "label": "x", "form": "traefik"});
+    let traefik = json!({"by": "service", "form": "traefik", "namespaceLabel": "exported_namespace"});
+    for (more, says) in [
+        (json!({"ratio": ratio, "cohort": {"by": "pod", "label": "a"}}), "cohort: labels by pod"),
+        (json!({"ratio": ratio, "cohort": {"by": "labels"}}), "cohort: no label, or a form"),
+        (json!({"ratio": ratio, "cohort": labels}), "cohort: no label, or a form"),
+        (json!({"ratio": ratio, "cohort": traefik}), "cohort.namespaceLabel: beside the form traefik"),
+        (
+            json!({"ratio": ratio, "cohort": {"by": "service", "label": "a-b"}}),
+            "cohort.label: \"a-b\" is no label",
+        ),
+        (json!({"gauge": {"query": "a"}, "cohort": {"by": "service"}}), "cohort: not by pod"),
+        (
+            json!({"count": {"events": "a", "per": "podSeconds"}, "cohort": {"by": "service"}}),
+            "cohort: not by pod",
+        ),
+        (json!({"throughput": {"requests": "rate(a[1m])"}}), "throughput.requests: a function call"),
+        (json!({"throughput": {"requests": "a"}, "goal": "higher"}), "goal: not of a count"),
+        (json!({"throughput": {"requests": "a"}, "ratio": ratio}), "metrics[0]: not one kind"),
+        (json!({"expression": {"query": "a"}}), "expression: neither max nor min"),
+        (json!({"expression": {"query": "a", "max": 1, "min": 2}}), "expression.min: 2 is more than max 1"),
+        (json!({"expression": {"query": "a[5m]", "max": 1}}), "expression.query: its value is a range"),
+        (
+            json!({"expression": {"query": "a", "max": 1, "consecutive": 0}}),
+            "expression.consecutive: not 1 to 100",
+        ),
+        (json!({"expression": {"query": "a", "max": 1}, "tolerance": "5%"}), "expression: tolerance or"),
+        (json!({"expression": {"query": "a", "max": 1}, "floor": "5%"}), "floor: neither of a ratio"),
+    ] {
+        let spec = spec(&json!({"source": "default", "metrics": [metric(more.clone())]}));
+        let problems = compile("shop", &spec, |_, _| None).unwrap_err();
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|told| told.contains(says)), "{more}: {told:?} lacks {says:?}");
+    }
+}
+
+#[test]
+fn arguments_stand_in_expressions() {
+    let query = "sum(rate(errors_total{route=\"{{args.route}}\", {{canary}}}[1m]))";
+    let library = json!({
+        "AnalysisTemplate shop": {
+            "args": [{"name": "route"}],
+            "metrics": [
+                {"name": "failing", "expression": {"query": query, "max": 1}},
+                {"name": "wide", "expression": {"query": "rate(a[{{args.route}}])", "max": 1}},
+            ],
+        },
+    });
+    let args = json!([{"name": "route", "value": "/pay"}]);
+    let used = json!({"scope": "Namespace", "name": "shop", "args": args});
+    let all = expanded(json!({"source": "a", "templates": [used]}), &library);
+    assert_eq!(names(&all), ["failing"]);
+    let filled = &all.analysis.metrics[0].expression.as_ref().unwrap().query;
+    assert_eq!(filled, "sum(rate(errors_total{route=\"/pay\", {{canary}}}[1m]))");
+    let told = told(&all);
+    let path = "AnalysisTemplate shop: spec.metrics[1].expression.query: ";
+    assert!(told.len() == 1 && told[0].starts_with(path), "{told:?}");
+}
+
+#[test]
 fn problems_of_the_rollout_and_of_its_templates_come_together() {
     let mut spec = spec(&json!({
         "presets": ["http"],
@@ -285,15 +354,19 @@ fn row(preset: Preset, metric: &Metric) -> String {
         Metric { distribution: Some(Distribution { histogram }), .. } => {
             format!("distribution of `{histogram}`")
         }
+        Metric { gauge: Some(Gauge { query, .. }), .. } => format!("gauge `{query}`"),
         other => panic!("{other:?}"),
     };
-    format!("| `{}` | `{}` | {} |\n", preset.as_str(), metric.name, text.replace('|', "\\|"))
+    let by = if metric.cohort.is_some() { ", by service" } else { "" };
+    format!("| `{}` | `{}` | {}{by} |\n", preset.as_str(), metric.name, text.replace('|', "\\|"))
 }
 
 #[test]
 fn the_guide_says_what_presets_stand_for() {
-    let table: String =
-        Preset::ALL.iter().flat_map(|preset| preset.metrics().map(|metric| row(*preset, &metric))).collect();
+    let table: String = Preset::ALL
+        .iter()
+        .flat_map(|preset| preset.metrics().into_iter().map(|metric| row(*preset, &metric)))
+        .collect();
     let guide = include_str!("../../../docs/src/metrics.md");
     assert!(guide.contains(&format!("|---|---|---|\n{table}\n")), "the guide should say\n{table}");
 }

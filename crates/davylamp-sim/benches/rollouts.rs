@@ -1,6 +1,6 @@
-//! What comes of a thousand rollouts in each of some worlds: written to `bench/results/rollouts.json`, and as a table for
-//! the guide. `DAVYLAMP_SEEDS` asks for fewer, and only those cells whose name holds the argument are run; then nothing is
-//! written.
+//! What comes of a thousand rollouts in each of some worlds: written to `bench/results/rollouts.json` as soon as a cell is
+//! done, and as a table for the guide. Only cells whose name holds the argument are run; with `DAVYLAMP_SEEDS`, fewer
+//! rollouts of each, and nothing is written.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement for a person to look at")]
 #![allow(
     clippy::disallowed_methods,
@@ -26,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CANARY: &str = "shop:2: {errors: 1%, latency: 100ms, signUps: 5%}";
 const USERS: &str = "{requestsPerSecond: 200}";
-const RELEASE: &str = "- {at: 2h1m, do: {release: 'shop:2'}}";
+const RELEASE: &str = "- {at: 2h10m, do: {release: 'shop:2'}}";
 const BOTH: &str = "errors: 1%,";
 
 /// The name of each cell, and what is different in its world.
@@ -40,7 +40,7 @@ const CELLS: [(&str, &[(&str, &str)]); 10] = [
         "good, x20 errors in both for 5 min",
         &[(
             RELEASE,
-            "- {at: 2h1m, do: {release: 'shop:2'}}\n- {at: 2h11m, do: {incident: {last: 5m, errors: 19%}}}",
+            "- {at: 2h10m, do: {release: 'shop:2'}}\n- {at: 2h20m, do: {incident: {last: 5m, errors: 19%}}}",
         )],
     ),
     (
@@ -60,14 +60,18 @@ fn main() {
         "| {seeds} of each | rolled back | promoted | paused | minutes, median | 90 % | requests failed more |"
     );
     println!("|---|--:|--:|--:|--:|--:|--:|");
-    let mut cells = BTreeMap::new();
     for (name, changes) in CELLS {
-        if only.as_ref().is_none_or(|only| name.contains(only)) {
-            cells.insert(name, cell(name, changes, seeds));
+        if only.as_ref().is_some_and(|only| !name.contains(only)) {
+            continue;
         }
-    }
-    if asked.is_none() && only.is_none() {
-        std::fs::write(RESULTS, format!("{:#}\n", json!({"seeds": seeds, "cells": cells}))).unwrap();
+        let found = cell(name, changes, seeds);
+        if asked.is_none() {
+            let before = std::fs::read_to_string(RESULTS).ok();
+            let mut results = before.map_or_else(|| json!({}), |text| serde_json::from_str(&text).unwrap());
+            results["seeds"] = seeds.into();
+            results["cells"][name] = found;
+            std::fs::write(RESULTS, format!("{results:#}\n")).unwrap();
+        }
     }
 }
 

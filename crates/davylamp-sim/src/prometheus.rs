@@ -43,7 +43,11 @@ impl Prometheus {
                 |b: davylamp_world::Bucket| Bucket { lower: b.lower, upper: b.upper, count: b.count };
             let histograms = one.histograms.into_iter();
             let histograms = histograms.map(|(at, one)| (at, one.buckets.into_iter().map(bucket).collect()));
-            Series { labels: one.labels, samples: one.samples, histograms: histograms.collect() }
+            Series {
+                labels: one.labels.iter().collect(),
+                samples: one.samples,
+                histograms: histograms.collect(),
+            }
         });
         Ok(Answer { series: series.collect(), partial: false })
     }

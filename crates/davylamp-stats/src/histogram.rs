@@ -60,6 +60,20 @@ impl Bucket {
         let doublings = libm::log2(self.upper / self.lower);
         SCHEMAS.into_iter().find(|&schema| (libm::ldexp(doublings, schema) - 1.0).abs() < ROUNDING)
     }
+
+    /// It may be one of a native histogram with exponential buckets: between two powers of the same base, or around zero.
+    fn is_exponential(&self) -> bool {
+        let &Self { lower, upper, .. } = self;
+        let aligned = |schema| {
+            let index = libm::ldexp(libm::log2(lower), schema);
+            (index - index.round()).abs() < ROUNDING
+        };
+        if lower > 0.0 {
+            upper.is_finite() && self.schema().is_some_and(aligned)
+        } else {
+            lower.is_finite() && (upper < 0.0 || upper.total_cmp(&-lower).is_eq())
+        }
+    }
 }
 
 /// The buckets of a classic histogram whose counts are cumulative, as they are scraped. A count that is lower
@@ -219,22 +233,26 @@ impl Layout {
         Self::exponential(coarsest?, zero_threshold, lowest, highest)
     }
 
-    /// The layout whose buckets hold all these, of one sample or of many: that of [`native`](Self::native), or when a bound
-    /// is infinite the classic one of the bounds that divide none of the buckets.
+    /// The layout whose buckets hold all these, of one sample or of many: that of [`native`](Self::native), or when one of them
+    /// is not exponential the classic one of the bounds that divide none of the buckets. Empty buckets may be missing, as in
+    /// a native histogram with custom bounds.
     ///
     /// `None` when there is none.
     ///
     /// ```
-    /// use davylamp_stats::{Layout, classic_buckets};
+    /// use davylamp_stats::{Bucket, Layout, classic_buckets};
     ///
     /// let mut buckets = classic_buckets(&[0.1, 0.25, 0.5, f64::INFINITY], &[70.0, 90.0, 95.0, 96.0])?;
     /// buckets.extend(classic_buckets(&[0.1, 0.2, 0.5, f64::INFINITY], &[50.0, 60.0, 61.0, 61.0])?);
     /// assert_eq!(Layout::of(&buckets).unwrap().bounds(), [0.1, 0.5, f64::INFINITY]);
+    ///
+    /// let custom = [Bucket { lower: 0.1, upper: 0.25, count: 9.0 }, Bucket { lower: 0.5, upper: 1.0, count: 2.0 }];
+    /// assert_eq!(Layout::of(&custom).unwrap().bounds(), [0.1, 0.25, 0.5, 1.0, f64::INFINITY]);
     /// # Ok::<(), davylamp_stats::Error>(())
     /// ```
     #[must_use]
     pub fn of(buckets: &[Bucket]) -> Option<Self> {
-        if buckets.iter().all(|bucket| bucket.lower.is_finite() && bucket.upper.is_finite()) {
+        if buckets.iter().all(Bucket::is_exponential) {
             return Self::native(buckets);
         }
         let mut sorted = buckets.to_vec();
@@ -242,21 +260,23 @@ impl Layout {
         sorted.dedup_by(|a, b| a.upper.total_cmp(&b.upper).is_eq() && a.lower.total_cmp(&b.lower).is_eq());
         let divides =
             |bound: f64| sorted.iter().any(|bucket| below(bucket.lower, bound) && below(bound, bucket.upper));
-        let mut bounds: Vec<f64> =
-            sorted.iter().map(|bucket| bucket.upper).filter(|&bound| !divides(bound)).collect();
+        let bounds = sorted.iter().flat_map(|bucket| [bucket.lower, bucket.upper]);
+        let mut bounds: Vec<f64> = bounds.filter(|&bound| bound.is_finite() && !divides(bound)).collect();
+        bounds.sort_by(f64::total_cmp);
         bounds.dedup_by(|a, b| !below(*b, *a));
+        bounds.push(f64::INFINITY);
         Self::classic(&bounds).ok()
     }
 
-    /// The layout whose buckets both have: of classic ones the boundaries in common; of native ones those of
-    /// the coarser schema, over the range of both, from the larger zero threshold on.
+    /// The layout whose buckets both have: of native ones those of the coarser schema, over the range of both,
+    /// from the larger zero threshold on; of all others, and when only one of the two is native, the boundaries
+    /// in common. Few buckets with custom bounds may look like exponential ones.
     ///
-    /// `None` when no finite boundary is common, or when only one of the two is native: then the two cohorts
-    /// cannot be compared.
+    /// `None` when no finite boundary is common: then the two cohorts cannot be compared.
     #[must_use]
     pub fn common(&self, other: &Self) -> Option<Self> {
         match (&self.native, &other.native) {
-            (None, None) => {
+            (None, _) | (_, None) => {
                 let shared = self.bounds.iter().copied().filter(|&bound| other.has(bound));
                 Self::classic(&shared.collect::<Vec<f64>>()).ok()
             }
@@ -266,7 +286,6 @@ impl Layout {
                 self.lowest().min(other.lowest()),
                 self.highest().max(other.highest()),
             ),
-            (None, Some(_)) | (Some(_), None) => None,
         }
     }
 

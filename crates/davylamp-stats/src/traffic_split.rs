@@ -71,14 +71,24 @@ impl TrafficSplit {
         if n_all <= 0.0 {
             return Ok(());
         }
-        let share = n_canary / n_all;
-        let too_much = share > weight * (1.0 + self.tolerance);
-        let too_little = share < weight * (1.0 - self.tolerance);
+        let [too_much, too_little] = self.sides(n_canary, n_all, weight);
         for (capital, event) in [(&mut self.above, too_much), (&mut self.below, too_little)] {
             capital.add(&self.rate.log_factors(f64::from(event), 1.0))?;
             capital.close(f64::INFINITY);
         }
         Ok(())
+    }
+
+    /// Whether such a block errs to neither side. One without requests does not.
+    #[must_use]
+    pub fn is_within(&self, n_canary: f64, n_all: f64, weight: f64) -> bool {
+        n_all <= 0.0 || self.sides(n_canary, n_all, weight) == [false; 2]
+    }
+
+    /// Too much, and too little.
+    fn sides(&self, n_canary: f64, n_all: f64, weight: f64) -> [bool; 2] {
+        let share = n_canary / n_all;
+        [share > weight * (1.0 + self.tolerance), share < weight * (1.0 - self.tolerance)]
     }
 
     /// The logarithm of the evidence against the null.

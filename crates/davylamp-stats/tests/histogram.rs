@@ -143,9 +143,34 @@ fn without_a_bucket_that_tells_the_schema_there_is_no_native_layout() {
     assert_eq!(Layout::native(&[Bucket { lower: -1e-9, upper: 1e-9, count: 5.0 }]), None);
     assert_eq!(Layout::native(&[Bucket { lower: 0.1, upper: 0.7, count: 5.0 }]), None);
     assert_eq!(Layout::native(&[Bucket { lower: 0.1, upper: f64::INFINITY, count: 5.0 }]), None);
-    let classic = Layout::classic(&[0.25, 0.5, f64::INFINITY]).unwrap();
-    let native = Layout::native(&native(0, -1, &[1])).unwrap();
-    assert_eq!((classic.common(&native), native.common(&classic)), (None, None));
+}
+
+#[test]
+fn a_native_layout_and_a_classic_one_have_the_boundaries_in_common() {
+    let native = Layout::native(&native(0, -1, &[1, 1])).unwrap();
+    let classic = |bounds: &[f64]| Layout::classic(&[bounds, &[f64::INFINITY]].concat()).unwrap();
+    let own = classic(&[0.1, 0.5, 1.0, 2.5]);
+    let both = Some(classic(&[0.5, 1.0]));
+    assert_eq!((own.common(&native), native.common(&own)), (both.clone(), both));
+    assert_eq!(classic(&[0.1, 2.5]).common(&native), None);
+}
+
+/// A native histogram with custom bounds shows its buckets without the empty ones.
+#[test]
+fn custom_bounds_are_found_without_the_empty_buckets() {
+    let bucket = |lower: f64, upper: f64| Bucket { lower, upper, count: 3.0 };
+    let bounds = |buckets: &[Bucket]| Layout::of(buckets).map(|layout| layout.bounds().to_vec());
+    let all = [0.0, 5.0, 10.0, 25.0, 50.0, f64::INFINITY];
+    let found = [bucket(0.0, 5.0), bucket(10.0, 25.0), bucket(25.0, 50.0)];
+    assert_eq!(bounds(&found), Some(all.to_vec()));
+    assert_eq!(Layout::of(&found).unwrap().on(&found).unwrap(), [0.0, 3.0, 0.0, 3.0, 3.0, 0.0]);
+    let ends = [bucket(f64::NEG_INFINITY, 0.1), bucket(2.5, f64::INFINITY)];
+    assert_eq!(bounds(&ends), Some(vec![0.1, 2.5, f64::INFINITY]));
+    // Twice as wide as high, but not between powers of two.
+    assert_eq!(bounds(&[bucket(5.0, 10.0)]), Some(vec![5.0, 10.0, f64::INFINITY]));
+    // These are exponential, whatever is missing.
+    let gaps = [native(2, -9, &[1]), native(2, 3, &[1]), vec![bucket(-1e-9, 1e-9)]].concat();
+    assert_eq!(Layout::of(&gaps), Layout::native(&gaps));
 }
 
 // Counts, quantiles and tails.

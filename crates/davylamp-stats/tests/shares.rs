@@ -324,6 +324,18 @@ fn a_wrong_split_is_found_in_minutes_and_a_right_one_never() {
     assert_eq!(blocks_until([60.0, 140.0]), None);
 }
 
+#[test]
+fn a_block_within_the_tolerance_is_the_one_that_speaks_against_both_sides() {
+    let fresh = TrafficSplit::new(0.3).unwrap();
+    for (n_canary, within) in [(0.0, false), (69.0, false), (71.0, true), (129.0, true), (131.0, false)] {
+        let mut split = fresh.clone();
+        split.block(n_canary, 1000.0, 0.1).unwrap();
+        assert_eq!(fresh.is_within(n_canary, 1000.0, 0.1), within, "{n_canary}");
+        assert_eq!(split.log_e() < -1.0, within, "{n_canary}");
+    }
+    assert!(fresh.is_within(0.0, 0.0, 0.1));
+}
+
 // Any input.
 
 proptest! {

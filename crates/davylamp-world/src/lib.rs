@@ -33,7 +33,7 @@ pub use http::serve;
 pub use refusal::Refusal;
 pub use server::{ApiServer, Body, Config};
 pub use setting::{
-    BadPods, Breaks, Bursts, Endpoint, Gateway, Incident, Later, Memory, Missing, Pods, Restarts, Scrapes,
-    Setting, Users, Version, Warmup,
+    BadPods, Breaks, Bursts, Endpoint, Gateway, Incident, Later, Memory, Misroutes, Missing, Pods, Restarts,
+    Scrapes, Setting, Users, Version, Warmup,
 };
 pub use world::{Bucket, NativeHistogram, Series, Tally, World};

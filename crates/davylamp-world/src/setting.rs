@@ -162,13 +162,34 @@ pub struct Memory {
     pub start: f64,
     /// More in each minute, in MiB.
     pub growth: f64,
-    /// Where its container is killed and begins anew, in MiB; absent: nowhere.
+    /// Where its container is killed and begins anew, in MiB, its cache left out; absent: nowhere.
     pub limit: Option<f64>,
+    /// What fills as its process grows older; absent: nothing.
+    pub cache: Option<Filling>,
+}
+
+/// What fills as a process grows older, quickly at first.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Filling {
+    /// When full, in MiB.
+    pub size: f64,
+    /// After so long it is half full, and after as long again half of the rest.
+    pub half: Duration,
+}
+
+impl Memory {
+    /// At an age in minutes, in MiB.
+    pub(crate) fn at(&self, minutes: f64) -> f64 {
+        let empty = |cache: Filling| (-minutes * 60.0 / cache.half.as_secs_f64().max(1.0)).exp2();
+        let cached = self.cache.map_or(0.0, |cache| cache.size * (1.0 - empty(cache)));
+        self.start + self.growth * minutes + cached
+    }
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { start: 100.0, growth: 0.0, limit: None }
+        Self { start: 100.0, growth: 0.0, limit: None, cache: None }
     }
 }
 
@@ -228,12 +249,24 @@ impl Default for Pods {
 pub struct Gateway {
     /// From a change of a route or of endpoints until requests follow it; its status follows half a second later.
     pub lag: Duration,
+    /// It sends a Service another share than the route says; absent: none.
+    pub misroutes: Option<Misroutes>,
 }
 
 impl Default for Gateway {
     fn default() -> Self {
-        Self { lag: Duration::from_millis(500) }
+        Self { lag: Duration::from_millis(500), misroutes: None }
     }
+}
+
+/// Another share of the requests than a route says.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Misroutes {
+    /// The Service that it is about.
+    pub service: String,
+    /// It gets so many times its share, at most all; the others of the rule share the rest.
+    pub times: f64,
 }
 
 /// How metrics are read.

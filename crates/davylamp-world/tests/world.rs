@@ -207,7 +207,7 @@ async fn samples_are_asked_for_by_selector_and_time() {
     );
     assert_eq!(ask("http_request_duration_seconds_bucket{pod=~\"old-.*\",le=\"+Inf\"}[10s]").len(), 4);
     assert!(ask("up[10s]").is_empty());
-    assert!(world.query("rate(http_requests_total[10s])", now).is_err());
+    assert!(world.query("deriv(http_requests_total[10s])", now).is_err());
     world.forget_samples();
     assert!(ask("http_requests_total[30s]").is_empty());
 }
@@ -441,7 +441,7 @@ async fn subqueries_see_each_scrape_at_whole_steps() {
     assert!((all - counts.iter().map(last_of).sum::<f64>()).abs() < 1e-9);
     assert!((native[0].histograms[0].1.count - all).abs() < 1e-9);
 
-    for refused in ["up", "rate(up[5m])", "sum(up)[5m:1m]", "avg by (pod) (up)[5m:1m]", "up[5m:]"] {
+    for refused in ["deriv(up[5m])", "min(up)[5m:1m]", "avg by (pod) (up)[5m:1m]", "up[5m:]"] {
         assert!(world.query(refused, start).is_err(), "{refused}");
     }
 }

@@ -70,6 +70,40 @@ fn it_is_configured_by_its_environment() {
 }
 
 #[test]
+fn errors_are_switched_on_while_it_runs() {
+    let app = App::start(&["--latency", "0s"]);
+    assert_eq!(get(app.address, "/").status, 200);
+    let post = |rate: &str| {
+        let length = rate.len();
+        let head = format!(
+            "POST /admin/error-rate HTTP/1.1\r\nhost: demo\r\nconnection: close\r\ncontent-length: {length}"
+        );
+        let mut connection = TcpStream::connect(app.address).unwrap();
+        write!(connection, "{head}\r\n\r\n{rate}").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(post("all").starts_with("HTTP/1.1 400 "));
+    assert_eq!(get(app.address, "/").status, 200);
+    assert!(post("100%").starts_with("HTTP/1.1 200 "));
+    assert_eq!(get(app.address, "/").status, 500);
+    assert_eq!(app.metric("http_requests_total{code=\"200\"}"), Some(2));
+}
+
+#[test]
+fn a_leak_is_seen_in_the_memory_of_the_process() {
+    let app = App::start(&["--latency", "0s", "--leak", "1024"]);
+    let memory = || app.metric("process_resident_memory_bytes").unwrap();
+    let before = memory();
+    for _ in 0..32 {
+        get(app.address, "/");
+    }
+    let grown = memory() - before;
+    assert!((32 << 20..48 << 20).contains(&grown), "{grown} bytes");
+}
+
+#[test]
 fn a_draining_application_is_unready_and_serves_and_parts() {
     let app = App::start(&["--drain", "1h", "--latency", "0s"]);
     assert_eq!(get(app.address, "/ready").status, 200);

@@ -47,10 +47,14 @@ pub(crate) async fn ensure_true(
 
 /// The program of the user finds the same evidence for each decision of the run as was recorded.
 pub(crate) fn verify(world: &World, shop: &Shop, run: &str) -> Result<()> {
-    let description = &world.cluster.description;
+    verify_by(&world.cluster.description.prometheus, world, shop, run)
+}
+
+/// As [`verify`], by a Prometheus of one's own.
+pub(crate) fn verify_by(url: &str, world: &World, shop: &Shop, run: &str) -> Result<()> {
     let output = Command::new(program("kubectl-davylamp")?)
-        .args(["verify", run, "--namespace", &shop.namespace, "--prometheus", &description.prometheus])
-        .env("KUBECONFIG", &description.kubeconfig)
+        .args(["verify", run, "--namespace", &shop.namespace, "--prometheus", url])
+        .env("KUBECONFIG", &world.cluster.description.kubeconfig)
         .output()?;
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
     ensure!(output.status.success() && out.contains("All evidence is what it was."), "{out}{err}");

@@ -101,7 +101,8 @@ async fn what_the_schema_admits_can_be_read() -> Result<()> {
         "ca": {"pem": ""}, "authentication": {"oauth2": {"tokenUrl": "https://login/token", "clientId": "a",
         "clientSecret": {"name": "a", "key": "b"}, "scopes": ["a"], "parameters": {"key": "b"}, "tls": {}}},
         "headers": [{"name": "X-A", "secret": {"name": "a", "key": "b"}}], "header": "X-Scope-OrgID",
-        "ratio": {"histogram": "a", "slowerThan": "5s"}, "count": {"events": "a", "exposure": "a"}, "verb": "promote", "hash": "0",
+        "ratio": {"histogram": "a", "slowerThan": "5s"}, "count": {"events": "a", "exposure": "a"},
+        "cohort": {"by": "service", "label": "a", "form": "name", "namespaceLabel": "exported_namespace"}, "verb": "promote", "hash": "0",
     });
     let mut tried = 0;
     tried += world.admits::<Rollout>("rollouts", &rollout(), &given).await?;
@@ -183,7 +184,7 @@ fn one_kind_of_metric(file: &str, spec: &mut Value) {
     for path in ["/metrics/0", "/analysis/metrics/0"] {
         if let Some(metric) = spec.pointer_mut(path).and_then(Value::as_object_mut) {
             metric.retain(|name, _| match name.as_str() {
-                "ratio" | "count" | "distribution" | "gauge" => name == kind,
+                "ratio" | "count" | "distribution" | "gauge" | "throughput" | "expression" => name == kind,
                 "goal" | "floor" => name == only,
                 _ => true,
             });
@@ -379,6 +380,7 @@ fn broken() -> Vec<(Value, &'static str)> {
         ),
         (with("/spec/analysis/falseRollbackRate", json!("0.01")), PERCENTAGE),
         (with("/spec/analysis/maxServiceImpact", json!("0.5")), PERCENTAGE),
+        (with("/spec/analysis/trafficSplit", json!({"tolerance": "0.3"})), PERCENTAGE),
         (with(steps, json!([{"weight": "5"}])), PERCENTAGE),
         (
             without("/spec/analysis", "source"),
@@ -389,6 +391,11 @@ fn broken() -> Vec<(Value, &'static str)> {
     let templates = json!([{"scope": "Namespace", "name": "a"}]);
     broken.push((with("/spec/analysis", json!({"presets": ["http"]})), source));
     broken.push((with("/spec/analysis", json!({"templates": templates})), source));
+    let growth = json!([{"name": "errors", "gauge": {"query": "a", "compare": "growth"}, "role": "gating"}]);
+    broken.push((
+        with("/spec/analysis/metrics", growth),
+        "spec.analysis.metrics[].role: write informational, or leave it out: a growth decides only with spec.strategy.canary.baseline: fresh, for other pods are of another age",
+    ));
     let slo = "spec.analysis.slos[].metric: name a metric of spec.analysis.metrics that is a ratio";
     broken.push((with("/spec/analysis/slos", json!([{"metric": "another", "objective": "99%"}])), slo));
     let ratio = "metrics[].ratio: write events and total, or histogram and slowerThan";
@@ -421,13 +428,30 @@ fn broken() -> Vec<(Value, &'static str)> {
 fn broken_templates() -> Vec<(Value, &'static str)> {
     let ratio = json!({"events": "a", "total": "b"});
     let count = json!({"events": "a", "exposure": "b"});
-    let one = "metrics[]: write one of ratio, count, distribution and gauge";
+    let one = "metrics[]: write one of ratio, count, throughput, distribution, gauge and expression";
+    let of_pods =
+        "metrics[].cohort: write by: pod, or leave it out: a gauge and a count per podSeconds are of pods";
+    let limits = "metrics[].expression: leave out tolerance and maxServiceImpact: max and min are its limits";
+    let labels = "metrics[].cohort: write label with by: labels, label and form with by: service, and neither with by: pod, whose labels are the MetricSource's";
+    let inside = "metrics[].cohort.namespaceLabel: leave it out: Traefik names the namespace in the label of the Service";
+    let both = "metrics[].expression: write max, min or both";
+    let order = "metrics[].expression.min: write no more than max";
+    let by_service = json!({"by": "service"});
+    let cohort = |cohort: Value| json!({"name": "a", "ratio": ratio, "cohort": cohort});
+    let expression = |limits: Value| {
+        let mut expression = json!({"query": "a"});
+        expression.as_object_mut().into_iter().for_each(|one| {
+            one.extend(limits.as_object().cloned().unwrap_or_default());
+        });
+        json!({"name": "a", "expression": expression})
+    };
+    let mut tolerant = expression(json!({"max": 1}));
+    tolerant["tolerance"] = json!("5%");
     let goal = "metrics[].goal: leave it out here: only a count has a goal; of all else less is better";
     let floor = "metrics[].floor: leave it out here: only a ratio and a count per podSeconds have a floor";
     let exposure =
         "metrics[].count: write exposure or per, not both; neither of them for the share of the traffic";
     let compare = "metrics[].gauge.compare: write level, or leave it out: with dividedBy there is no growth";
-    let role = "metrics[].role: write informational, or leave it out: a growth decides nothing, for the baseline's pods are of another age";
     let broken = |metric: Value, rule: &'static str| {
         ["AnalysisTemplate", "ClusterAnalysisTemplate"].map(|kind| (template(kind, &json!([metric])), rule))
     };
@@ -443,7 +467,23 @@ fn broken_templates() -> Vec<(Value, &'static str)> {
         ),
         broken(json!({"name": "a", "count": count, "gauge": {"query": "a"}}), one),
         broken(json!({"name": "a", "gauge": {"query": "a", "dividedBy": "b", "compare": "growth"}}), compare),
-        broken(json!({"name": "a", "gauge": {"query": "a", "compare": "growth"}, "role": "gating"}), role),
+        broken(json!({"name": "a", "gauge": {"query": "a"}, "cohort": by_service}), of_pods),
+        broken(
+            json!({"name": "a", "count": {"events": "a", "per": "podSeconds"}, "cohort": by_service}),
+            of_pods,
+        ),
+        broken(cohort(json!({"by": "pod", "label": "pod"})), labels),
+        broken(cohort(json!({"by": "labels"})), labels),
+        broken(cohort(json!({"by": "labels", "label": "version", "form": "name"})), labels),
+        broken(
+            cohort(json!({"by": "service", "form": "traefik", "namespaceLabel": "exported_namespace"})),
+            inside,
+        ),
+        broken(expression(json!({})), both),
+        broken(expression(json!({"max": 1, "min": 2})), order),
+        broken(tolerant, limits),
+        broken(json!({"name": "a", "throughput": {"requests": "a"}, "goal": "higher"}), goal),
+        broken(json!({"name": "a", "throughput": {"requests": "a"}, "ratio": ratio}), one),
     ]
     .concat()
 }

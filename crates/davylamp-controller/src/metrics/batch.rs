@@ -3,25 +3,31 @@
 //! Takes what is wanted and until when, gives the increments. Each text is asked once, two at a time; the first failure ends
 //! the batch.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use davylamp_api::scalar::Duration;
-use davylamp_engine::MetricQuery;
-use davylamp_engine::observed::Samples;
+use davylamp_engine::observed::{Increment, MetricSamples, Samples};
+use davylamp_engine::{MetricQuery, Query};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
+use super::cohorts::Sides;
 use super::increments::{NoRatio, TARGET_LABELS, Window, distribution, increments, of_counter, of_gauge};
 use super::sampler::Wanted;
-use super::scope::{Questions, Scope, bind, in_milliseconds};
+use super::scope::{Questions, Scope, ScopeError, bind, bind_sides, in_milliseconds};
 use super::{MetricsApi, QueryError, Series};
 
 const AT_ONCE: usize = 2;
+/// Moments of one window, at most one a second.
+const MOST_ROUNDS: usize = 600;
 /// Bounds of a histogram that are told.
 const MOST_BOUNDS: usize = 20;
 /// Buckets of a classic histogram, of all targets of a pod.
 const MOST_BUCKETS: usize = 200;
+/// Series of one target of a gateway, which counts by code, method and protocol for both cohorts.
+const MOST_OF_GATEWAY: usize = 400;
 
 /// Which metric could not be read, and why.
 #[derive(Clone, Debug)]
@@ -51,7 +57,15 @@ fn memory(scrape_interval_ms: i64) -> i64 {
 }
 
 /// What is asked for each metric.
-pub(super) type Texts = BTreeMap<String, Questions>;
+pub(super) type Texts = BTreeMap<String, Text>;
+
+/// What is asked for one.
+#[derive(Debug)]
+pub(super) struct Text {
+    questions: Questions,
+    /// How its series are told apart, if not by pods.
+    sides: Option<Sides>,
+}
 
 /// Writes what is asked, once for many times.
 pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> {
@@ -63,13 +77,29 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
         pods: &query.pods,
         enforced: source.enforced_label.as_ref(),
     };
-    let of_metric = |(metric, ratio): (&String, &MetricQuery)| {
+    let text = |metric: &String, asked: &MetricQuery| -> Result<Text, ScopeError> {
+        let named = query.cohorts.as_ref().ok_or(ScopeError::NoCohorts);
+        if let Some(told) = query.told.get(metric) {
+            let sides = Sides::told(told, named?, &scope)?;
+            return Ok(Text { questions: bind_sides(asked, &scope, &sides)?, sides: Some(sides) });
+        }
+        let questions = match asked {
+            MetricQuery::Expression { .. } => bind_sides(asked, &scope, &Sides::of_pods(named?, &scope)?)?,
+            MetricQuery::Counters { .. }
+            | MetricQuery::Counter { .. }
+            | MetricQuery::Gauge { .. }
+            | MetricQuery::Slower { .. }
+            | MetricQuery::Distribution { .. } => bind(asked, &scope)?,
+        };
+        Ok(Text { questions, sides: None })
+    };
+    let of_metric = |(metric, asked): (&String, &MetricQuery)| {
         let failed = |error| Failure {
             source: query.source.clone(),
             metric: metric.clone(),
             error: QueryError::Selector(error),
         };
-        Ok((metric.clone(), bind(ratio, &scope).map_err(failed)?))
+        Ok((metric.clone(), text(metric, asked).map_err(failed)?))
     };
     query.metrics.iter().map(of_metric).collect()
 }
@@ -112,24 +142,9 @@ pub(super) async fn fetch(
 
     let texts = texts.as_ref().map_err(Clone::clone)?;
     let most = source.limits().samples();
-    let range = until.saturating_sub(query.since).saturating_add(window.memory);
-    // So that each scrape is the newest at one of these moments; the last of them lies after `until`.
-    let step = (query.scrape_interval_ms / 2).max(1);
-    let of_metric = |questions: &Questions| match questions {
-        Questions::Ratio { events, total, .. } => {
-            [events, total].map(|one| Question { text: one.over(range), at: until, width: None }).to_vec()
-        }
-        Questions::Counter(one) | Questions::Gauge(one) => {
-            vec![Question { text: one.over(range), at: until, width: None }]
-        }
-        Questions::Distribution(folded) => {
-            let (range, at) = (range.saturating_add(step), until.saturating_add(step));
-            let values = Question { text: folded.values(range, step), at, width: Some(MOST_BUCKETS) };
-            vec![values, Question { text: folded.times(range, step), at, width: None }]
-        }
-    };
     // Owned: a stream of borrowed items is not `Send` for every lifetime.
-    let pairs: Vec<_> = texts.iter().map(|(metric, texts)| (metric, texts, of_metric(texts))).collect();
+    let pairs: Vec<_> =
+        texts.iter().map(|(metric, text)| (metric, text, asked_for(text, query, &window))).collect();
     let mut questions = BTreeMap::new();
     for (metric, _, pair) in &pairs {
         for question in pair {
@@ -156,8 +171,17 @@ pub(super) async fn fetch(
 
     for (metric, texts, asked) in pairs {
         let of = |n: usize| asked.get(n).and_then(|one| answers.get(one)).map_or(&[][..], Vec::as_slice);
-        let (first, second) = (of(0), of(1));
-        let increments = match texts {
+        let as_pods = |n: usize| match &texts.sides {
+            Some(sides) => Cow::Owned(sides.as_pods(of(n), window.pod_label)),
+            None => Cow::Borrowed(of(n)),
+        };
+        let (first, second) = (as_pods(0), as_pods(1));
+        let (first, second) = (&*first, &*second);
+        let increments = match &texts.questions {
+            Questions::Expression(_) => {
+                let values = asked.iter().filter_map(|one| Some((one.at, answers.get(one)?)));
+                numbers(values).map_err(|error| failed(metric, error))?
+            }
             Questions::Counter(_) => of_counter(first, &window),
             Questions::Gauge(_) => of_gauge(first, &window),
             Questions::Distribution(_) => distribution(first, second, &window),
@@ -176,6 +200,59 @@ pub(super) async fn fetch(
         samples.metrics.insert(metric.clone(), increments);
     }
     Ok(samples)
+}
+
+/// The queries of one metric.
+fn asked_for(text: &Text, query: &Query, window: &Window<'_>) -> Vec<Question> {
+    let until = window.until;
+    let range = until.saturating_sub(query.since).saturating_add(window.memory);
+    // So that each scrape is the newest at one of these moments; the last of them lies after `until`.
+    let step = (query.scrape_interval_ms / 2).max(1);
+    let width = text.sides.as_ref().map(|_| MOST_OF_GATEWAY);
+    match &text.questions {
+        Questions::Ratio { events, total, .. } => {
+            [events, total].map(|one| Question { text: one.over(range), at: until, width }).to_vec()
+        }
+        Questions::Counter(one) | Questions::Gauge(one) => {
+            vec![Question { text: one.over(range), at: until, width }]
+        }
+        Questions::Expression(one) => {
+            let rounds = ends_of_rounds(query.since, until, query.scrape_interval_ms).into_iter();
+            rounds.map(|at| Question { text: one.at_once(), at, width: Some(usize::MAX) }).collect()
+        }
+        Questions::Distribution(folded) => {
+            let (range, at) = (range.saturating_add(step), until.saturating_add(step));
+            let values = Question { text: folded.values(range, step), at, width: Some(MOST_BUCKETS) };
+            vec![values, Question { text: folded.times(range, step), at, width: None }]
+        }
+    }
+}
+
+/// The moments at which an expression is asked for: those at which the engine looks.
+fn ends_of_rounds(since: i64, until: i64, interval: i64) -> Vec<i64> {
+    let end = |n: i64| since.saturating_add(n.saturating_mul(interval.max(1_000)));
+    (1..).map(end).take_while(|end| *end <= until).take(MOST_ROUNDS).collect()
+}
+
+/// The values of an expression; where there is none, nothing.
+fn numbers<'s>(values: impl Iterator<Item = (i64, &'s Vec<Series>)>) -> Result<MetricSamples, QueryError> {
+    let mut numbers = Vec::new();
+    for (at, series) in values {
+        if series.len() > 1 {
+            return Err(QueryError::NotOneNumber(series.len()));
+        }
+        let value = series.first().and_then(|one| one.samples.last()).map(|(_, value)| *value);
+        let value = value.filter(|value| !value.is_nan()).map(|value| value.clamp(f64::MIN, f64::MAX));
+        numbers.extend(value.map(|events| Increment {
+            from: at,
+            to: at,
+            events,
+            total: 1.0,
+            buckets: Vec::new(),
+        }));
+    }
+    let alone = BTreeMap::from([(String::new(), numbers)]);
+    Ok(MetricSamples { pods: BTreeMap::from([(String::new(), alone)]) })
 }
 
 /// One query.
@@ -225,7 +302,7 @@ async fn ask(api: &dyn MetricsApi, wanted: &Wanted, question: &Question) -> Resu
 /// The label with the most values, among those that tell series of one target apart.
 fn widest(series: &[Series], wanted: &Wanted) -> Option<String> {
     let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (label, value) in series.iter().flat_map(|one| &one.labels) {
+    for (label, value) in series.iter().flat_map(|one| one.labels.iter()) {
         values.entry(label).or_default().insert(value);
     }
     let scope = [wanted.source.pod_label(), wanted.source.namespace_label(), "__name__"];
@@ -234,3 +311,6 @@ fn widest(series: &[Series], wanted: &Wanted) -> Option<String> {
         .max_by_key(|(_, values)| values.len())
         .map(|(label, _)| (*label).to_owned())
 }
+
+#[cfg(test)]
+mod tests;

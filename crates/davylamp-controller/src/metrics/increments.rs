@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use davylamp_engine::observed::{Bucket, Increment, MetricSamples, classic_buckets};
 use thiserror::Error;
 
-use super::Series;
+use super::{Labels, Series};
 
 /// The labels, beside the pod's, that tell targets apart: where Prometheus found the pod, which container, and which of
 /// several Prometheus servers read it. All others tell series of one target apart.
@@ -165,21 +165,32 @@ fn targets<'a>(series: &'a [Series], window: &Window<'_>) -> Targets<'a> {
     let oldest = window.since.saturating_sub(window.memory);
     let mut targets = Targets::new();
     for (pod, by_labels) in by_pod {
+        let mut last: Option<(&Labels, String)> = None;
         for (labels, mut points) in by_labels {
             points.retain(|&(at, value)| at > oldest && at <= window.until && is_count(value));
             points.sort_by_key(|&(at, _)| at);
             points.dedup_by_key(|&mut (at, _)| at);
             if !points.is_empty() {
-                targets.entry(pod).or_default().entry(target_text(labels)).or_default().push(points);
+                // Most series of a pod are of one target.
+                let text = match &last {
+                    Some((other, text)) if same_target(other, labels) => text.clone(),
+                    Some(_) | None => target_text(labels),
+                };
+                last = Some((labels, text.clone()));
+                targets.entry(pod).or_default().entry(text).or_default().push(points);
             }
         }
     }
     targets
 }
 
-fn target_text(labels: &BTreeMap<String, String>) -> String {
+fn same_target(one: &Labels, other: &Labels) -> bool {
+    TARGET_LABELS.iter().all(|label| one.get(label) == other.get(label))
+}
+
+fn target_text(labels: &Labels) -> String {
     let mut text = String::from("{");
-    for (label, value) in TARGET_LABELS.iter().filter_map(|label| Some((label, labels.get(*label)?))) {
+    for (label, value) in TARGET_LABELS.iter().filter_map(|label| Some((label, labels.get(label)?))) {
         let comma = if text.len() > 1 { "," } else { "" };
         let _ = write!(text, "{comma}{label}={value:?}");
     }
@@ -313,7 +324,7 @@ fn growth(before: &[Bucket], now: &[Bucket]) -> Option<Vec<Bucket>> {
 }
 
 fn pod_of<'a>(one: &'a Series, window: &Window<'_>) -> Option<&'a str> {
-    one.labels.get(window.pod_label).map(String::as_str).filter(|pod| !pod.is_empty())
+    one.labels.get(window.pod_label).filter(|pod| !pod.is_empty())
 }
 
 fn is_count(value: f64) -> bool {
@@ -337,7 +348,7 @@ mod tests {
     const MEMORY: i64 = 37_500;
 
     fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> Series {
-        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let labels = labels.iter().copied().collect();
         Series {
             labels,
             samples: samples.iter().map(|&(n, value)| (n * STEP, value)).collect(),
@@ -577,7 +588,7 @@ mod tests {
             counts.iter().map(|&(lower, count)| Bucket { lower, upper: 2.0 * lower, count }).collect()
         };
         let series = |histograms: Vec<(i64, Vec<Bucket>)>| Series {
-            labels: [("pod", "a"), ("job", "pods")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            labels: [("pod", "a"), ("job", "pods")].into_iter().collect(),
             histograms,
             ..Series::default()
         };
@@ -616,8 +627,9 @@ mod tests {
         prop::collection::vec(one, 0..8).prop_map(|all| {
             let labelled = all.into_iter().map(|(pod, job, code, samples)| Series {
                 labels: [("pod", pod), ("job", job), ("code", code)]
-                    .map(|(label, value)| (label.to_owned(), value.to_string()))
-                    .into(),
+                    .map(|(label, value)| (label, value.to_string()))
+                    .into_iter()
+                    .collect(),
                 samples: samples.into_iter().map(|(n, jitter, value)| (n * STEP + jitter, value)).collect(),
                 ..Series::default()
             });

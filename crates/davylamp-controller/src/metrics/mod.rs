@@ -6,13 +6,15 @@
 
 mod access;
 mod batch;
+mod cohorts;
 mod history;
 pub mod increments;
+mod labels;
 pub mod prometheus;
 pub mod sampler;
 pub mod scope;
+pub mod suggestion;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 pub use self::access::{Network, NoNetwork, SecretError, TokenError};
 pub use self::batch::fetch_once;
 pub use self::history::WantedHistory;
+pub use self::labels::Labels;
 pub use self::prometheus::PrometheusApi;
 pub use self::sampler::{Sampler, Wanted};
 use self::scope::ScopeError;
@@ -91,7 +94,7 @@ pub struct Answer {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
     /// Its labels, its name among them.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Times in ms since 1970, and values.
     pub samples: Vec<(i64, f64)>,
     /// The same of a native histogram: the buckets with observations.
@@ -190,6 +193,9 @@ pub enum QueryError {
     /// The answers are no ratio.
     #[error(transparent)]
     NoRatio(#[from] increments::NoRatio),
+    /// An expression has several values.
+    #[error("{0} series where one number is wanted: aggregate them, as by sum(..) or max(..)")]
+    NotOneNumber(usize),
     /// The histogram has other buckets.
     #[error("the histogram has no bucket with the bound of slowerThan{}", others(.0))]
     NoBucket(Vec<davylamp_api::scalar::Duration>),
@@ -217,6 +223,7 @@ impl QueryError {
             Self::Partial => "PartialAnswer",
             Self::Selector(_) => "InvalidSelector",
             Self::NoRatio(_) => "TargetsDiffer",
+            Self::NotOneNumber(_) => "NotOneNumber",
             Self::NoBucket(_) => "NoBucket",
         }
     }

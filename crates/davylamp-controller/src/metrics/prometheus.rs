@@ -4,7 +4,6 @@
 //! other. No part of a body that is not understood leaves this module.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use davylamp_api::MetricSourceSpec;
 use davylamp_api::source::Limits;
@@ -16,7 +15,7 @@ use serde::de::{self, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
 use super::access::{Access, Addresses, Pass, exchange};
-use super::{Answer, MetricsApi, Network, QueryError, Series};
+use super::{Answer, Labels, MetricsApi, Network, QueryError, Series};
 
 /// Prometheus, over HTTP.
 #[derive(Debug)]
@@ -98,36 +97,42 @@ fn answer(status: StatusCode, body: &[u8]) -> Result<Answer, QueryError> {
     if is_refusal(status) {
         return Err(QueryError::Unauthorized(status.as_u16()));
     }
-    let outline: Outline = match serde_json::from_slice(body) {
-        Ok(outline) => outline,
-        Err(_) if !status.is_success() => return Err(QueryError::Http(status.as_u16())),
-        Err(error) if error.is_data() => return Err(QueryError::NotPrometheus),
-        Err(_) => {
-            let html = body.trim_ascii_start().starts_with(b"<");
-            return Err(QueryError::NotJson { html });
-        }
-    };
-    if outline.status == Status::Error {
-        let kind = refusal(outline.error_type.as_deref());
+    let read: Body<Vec<Matrix>> = serde_json::from_slice(body).map_err(|_| unread(status, body))?;
+    let partial = read.is_partial();
+    let series = result(status, read)?.into_iter().map(|one| Series {
+        labels: one.metric,
+        samples: one.values.into_iter().chain(one.value).map(|Sample(at, value)| (at, value)).collect(),
+        histograms: one.histograms.into_iter().map(|HistogramSample(at, buckets)| (at, buckets)).collect(),
+    });
+    Ok(Answer { series: series.collect(), partial })
+}
+
+/// The result, if it is one of series.
+fn result<R>(status: StatusCode, body: Body<R>) -> Result<R, QueryError> {
+    if body.status == Status::Error {
+        let kind = refusal(body.error_type.as_deref());
         return Err(QueryError::Refused { status: status.as_u16(), kind });
     }
     if !status.is_success() {
         return Err(QueryError::Http(status.as_u16()));
     }
-    match outline.data.map(|data| data.result_type).as_deref() {
-        Some("matrix" | "vector") => {}
-        Some("scalar") => return Err(QueryError::WrongType("scalar")),
-        Some("string") => return Err(QueryError::WrongType("string")),
-        Some(_) | None => return Err(QueryError::NotPrometheus),
+    let data = body.data.ok_or(QueryError::NotPrometheus)?;
+    match data.result_type.as_str() {
+        "matrix" | "vector" => Ok(data.result),
+        "scalar" => Err(QueryError::WrongType("scalar")),
+        "string" => Err(QueryError::WrongType("string")),
+        _ => Err(QueryError::NotPrometheus),
     }
-    let full: Full = serde_json::from_slice(body).map_err(|_| QueryError::NotPrometheus)?;
-    let series = full.data.result.into_iter().map(|one| Series {
-        labels: one.metric,
-        samples: one.values.into_iter().chain(one.value).map(|Sample(at, value)| (at, value)).collect(),
-        histograms: one.histograms.into_iter().map(|HistogramSample(at, buckets)| (at, buckets)).collect(),
-    });
-    let partial = outline.is_partial || outline.warnings.is_some_and(|warnings| !warnings.is_empty());
-    Ok(Answer { series: series.collect(), partial })
+}
+
+/// Why a body is none of series: it is read once more, without them.
+fn unread(status: StatusCode, body: &[u8]) -> QueryError {
+    match serde_json::from_slice::<Body<IgnoredAny>>(body) {
+        Ok(outline) => result(status, outline).err().unwrap_or(QueryError::NotPrometheus),
+        Err(_) if !status.is_success() => QueryError::Http(status.as_u16()),
+        Err(error) if error.is_data() => QueryError::NotPrometheus,
+        Err(_) => QueryError::NotJson { html: body.trim_ascii_start().starts_with(b"<") },
+    }
 }
 
 /// Only words that are known to be Prometheus' own are repeated.
@@ -145,17 +150,22 @@ fn refusal(kind: Option<&str>) -> &'static str {
     KNOWN.into_iter().find(|known| Some(*known) == kind).unwrap_or("error")
 }
 
-/// All but the series: read first, so that an answer of another type is named.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Outline {
+struct Body<R> {
     status: Status,
-    data: Option<OutlineData>,
+    data: Option<Data<R>>,
     error_type: Option<String>,
     warnings: Option<Vec<IgnoredAny>>,
     /// `VictoriaMetrics` says so when a storage node did not answer.
     #[serde(default)]
     is_partial: bool,
+}
+
+impl<R> Body<R> {
+    fn is_partial(&self) -> bool {
+        self.is_partial || self.warnings.as_ref().is_some_and(|warnings| !warnings.is_empty())
+    }
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -167,23 +177,14 @@ enum Status {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct OutlineData {
+struct Data<R> {
     result_type: String,
-}
-
-#[derive(Deserialize)]
-struct Full {
-    data: FullData,
-}
-
-#[derive(Deserialize)]
-struct FullData {
-    result: Vec<Matrix>,
+    result: R,
 }
 
 #[derive(Deserialize)]
 struct Matrix {
-    metric: BTreeMap<String, String>,
+    metric: Labels,
     #[serde(default)]
     values: Vec<Sample>,
     /// Of a native histogram.
@@ -214,7 +215,15 @@ impl<'de> Deserialize<'de> for HistogramSample {
         }
 
         let (seconds, Histogram { buckets }) = Deserialize::deserialize(deserializer)?;
-        let bucket = |(_, Number(lower), Number(upper), Number(count))| Bucket { lower, upper, count };
+        // The bucket of zeros alone, where the histogram has no threshold for them.
+        let zeros = f64::MIN_POSITIVE;
+        let bucket = |(_, Number(lower), Number(upper), Number(count))| {
+            if lower == 0.0 && upper == 0.0 {
+                Bucket { lower: -zeros, upper: zeros, count }
+            } else {
+                Bucket { lower, upper, count }
+            }
+        };
         Ok(Self(milliseconds(seconds), buckets.into_iter().map(bucket).collect()))
     }
 }

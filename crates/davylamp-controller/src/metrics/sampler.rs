@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use davylamp_api::MetricSourceSpec;
 use davylamp_api::source::Limits;
-use davylamp_engine::Query;
 use davylamp_engine::observed::{Learnt, Samples};
+use davylamp_engine::{MetricQuery, Query};
 use futures::future::{AbortHandle, Aborted, BoxFuture, abortable};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -30,6 +30,8 @@ use crate::key::Key;
 
 /// A window is not longer than this: after a pause, the next follows when the engine has read it.
 const LONGEST_WINDOW_MS: i64 = 600_000;
+/// The same in rounds, where each is a question of its own.
+const LONGEST_ROUNDS: i64 = 20;
 /// Nothing is asked again before this.
 const SHORTEST_INTERVAL_MS: i64 = 1_000;
 const LONGEST_REASON: usize = 500;
@@ -250,7 +252,12 @@ impl Wanted {
     /// The newest data time that may be read, within the longest window.
     fn until(&self, now: i64) -> i64 {
         let newest = now.saturating_sub(self.query.delay_ms);
-        newest.min(self.query.since.saturating_add(LONGEST_WINDOW_MS))
+        let interval = self.query.scrape_interval_ms.max(SHORTEST_INTERVAL_MS);
+        let is_expression = |query: &MetricQuery| matches!(query, MetricQuery::Expression { .. });
+        let asks_each_round = self.query.metrics.values().any(is_expression);
+        let longest =
+            if asks_each_round { LONGEST_ROUNDS.saturating_mul(interval) } else { LONGEST_WINDOW_MS };
+        newest.min(self.query.since.saturating_add(longest.min(LONGEST_WINDOW_MS)))
     }
 
     /// The same is wanted as before, from the same time or a later one.
@@ -324,7 +331,7 @@ enum Answered {
     Learnt {
         key: Key,
         wanted: Arc<WantedHistory>,
-        learnt: Learnt,
+        learnt: Box<Learnt>,
     },
 }
 
@@ -405,7 +412,7 @@ impl Inner {
         let (key, wanted) = (key.clone(), Arc::clone(&lesson.wanted));
         let (batch, handle) = abortable(async move {
             let learnt = aside(move || history.learn(trouble.as_deref())).await;
-            Answered::Learnt { key, wanted, learnt }
+            Answered::Learnt { key, wanted, learnt: Box::new(learnt) }
         });
         lesson.run(handle);
         Some(batch.boxed())
@@ -472,7 +479,7 @@ impl Inner {
                 let lesson = state.lesson(&key, &wanted);
                 let wake = lesson.is_some();
                 if let Some(lesson) = lesson {
-                    lesson.finish(learnt, now);
+                    lesson.finish(*learnt, now);
                 }
                 (key, wake)
             }

@@ -1,7 +1,8 @@
-//! Selectors of a user, bound to the pods and the namespace of one Rollout.
+//! Selectors of a user, bound to the cohorts and the namespace of one Rollout.
 //!
-//! Takes the text of a plain vector selector, gives the text of a range selector that also carries our matchers. It never
-//! pastes the user's text: what is sent is written anew from what the parser understood, so nothing can escape its braces.
+//! Takes the text of a plain vector selector, gives the text of a range selector that also carries our matchers; or that of
+//! an expression, of which each selector carries them. It never pastes the user's text: what is sent is written anew from what
+//! the parser understood, so nothing can escape its braces.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,15 +11,18 @@ use davylamp_api::MetricSourceSpec;
 use davylamp_api::scalar::Duration;
 use davylamp_api::source::EnforcedLabel;
 use davylamp_engine::MetricQuery;
-use davylamp_engine::selector::{SelectorError, histogram, plain};
-use promql_parser::label::Matcher;
+use davylamp_engine::expression::{self, ExpressionError};
+use davylamp_engine::selector::{SelectorError, histogram, is_label, plain};
+use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::VectorSelector;
+use promql_parser::parser::token::T_EQL_REGEX;
 use thiserror::Error;
 
+use super::cohorts::Sides;
 use super::increments::TARGET_LABELS;
 
 /// What the API server appends to the name of a pod of a `ReplicaSet`.
-const GENERATED: &str = "[a-z0-9]{5}";
+pub(super) const GENERATED: &str = "[a-z0-9]{5}";
 
 /// What a selector is bound to.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +45,9 @@ pub enum ScopeError {
     /// It is not a plain one.
     #[error("{0}: {remedy}", remedy = .0.remedy())]
     Selector(#[from] SelectorError),
+    /// It is no expression that can be bound.
+    #[error("{0}: {remedy}", remedy = .0.remedy())]
+    Expression(#[from] ExpressionError),
     /// The label of the source is no label name.
     #[error(
         "{0:?} is no label name: correct spec.podLabel, spec.namespaceLabel or spec.enforcedLabel of the MetricSource"
@@ -49,6 +56,9 @@ pub enum ScopeError {
     /// There are no pods to ask for.
     #[error("there is no pod to measure")]
     NoPods,
+    /// The cohorts cannot be told apart.
+    #[error("it is not known which series are the canary's")]
+    NoCohorts,
 }
 
 /// A selector with all its matchers.
@@ -60,6 +70,12 @@ impl Bound {
     #[must_use]
     pub fn over(&self, range_ms: i64) -> String {
         format!("{}[{}ms]", self.0, range_ms.max(1))
+    }
+
+    /// Its value at one moment.
+    #[must_use]
+    pub fn at_once(&self) -> String {
+        self.0.clone()
     }
 }
 
@@ -81,6 +97,8 @@ pub enum Questions {
     Gauge(Bound),
     /// All buckets of a histogram.
     Distribution(Folded),
+    /// One number.
+    Expression(Bound),
 }
 
 /// A histogram with all its matchers, read as one for each target, however many series the target has.
@@ -121,7 +139,24 @@ pub fn bind(metric: &MetricQuery, scope: &Scope<'_>) -> Result<Questions, ScopeE
         return Err(ScopeError::NoPods);
     }
     let pods: Vec<_> = scope.pods.iter().map(|prefix| literal(prefix) + GENERATED).collect();
-    questions(metric, scope, &pods.join("|"))
+    questions(metric, scope, scope.pod_label, &of_pods(scope, &pods.join("|"))?)
+}
+
+/// The same of a metric whose cohorts are told apart otherwise, or of an expression.
+pub(super) fn bind_sides(
+    metric: &MetricQuery,
+    scope: &Scope<'_>,
+    sides: &Sides,
+) -> Result<Questions, ScopeError> {
+    let MetricQuery::Expression { query } = metric else {
+        return questions(metric, scope, sides.label(), &sides.matchers()?);
+    };
+    let namespace = [Matcher::new(MatchOp::Equal, scope.namespace_label, scope.namespace)];
+    let text = expression::parse(query)?.bound(|side| {
+        let ours = side.map_or_else(|| namespace.to_vec(), |side| sides.matchers_of(side));
+        enforced(scope, ours)
+    })?;
+    Ok(Questions::Expression(Bound(text)))
 }
 
 /// The same of all pods of the workload of this name, whichever their revision, and whether a Rollout or a Deployment
@@ -135,34 +170,56 @@ pub fn of_workload(
     let (namespace_label, pod_label) = (source.namespace_label(), source.pod_label());
     let enforced = source.enforced_label.as_ref();
     let scope = Scope { namespace_label, namespace, pod_label, pods: &BTreeSet::new(), enforced };
-    questions(metric, &scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))
+    let pods = of_pods(&scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))?;
+    questions(metric, &scope, pod_label, &pods)
 }
 
-fn questions(metric: &MetricQuery, scope: &Scope<'_>, pods: &str) -> Result<Questions, ScopeError> {
+fn of_pods(scope: &Scope<'_>, pods: &str) -> Result<Vec<Matcher>, ScopeError> {
+    let pods = Matcher::new_matcher(T_EQL_REGEX, scope.pod_label.to_owned(), pods.to_owned());
+    let pods = pods.map_err(|_| ScopeError::NoCohorts)?;
+    Ok(vec![Matcher::new(MatchOp::Equal, scope.namespace_label, scope.namespace), pods])
+}
+
+/// `told` is the label that tells cohorts apart, `ours` are the matchers that make series theirs.
+fn questions(
+    metric: &MetricQuery,
+    scope: &Scope<'_>,
+    told: &str,
+    ours: &[Matcher],
+) -> Result<Questions, ScopeError> {
+    let ours = enforced(scope, ours.to_vec())?;
+    let bound =
+        |selector: VectorSelector, suffix: &str, matcher: &str| bound(selector, suffix, matcher, &ours);
     Ok(match metric {
+        MetricQuery::Expression { .. } => return Err(ScopeError::NoCohorts),
         MetricQuery::Counters { events, total } => Questions::Ratio {
-            events: bound(plain(events)?, "", "", scope, pods)?,
-            total: bound(plain(total)?, "", "", scope, pods)?,
+            events: bound(plain(events)?, "", ""),
+            total: bound(plain(total)?, "", ""),
             buckets: None,
         },
-        MetricQuery::Counter { counter } => Questions::Counter(bound(plain(counter)?, "", "", scope, pods)?),
-        MetricQuery::Gauge { gauge } => Questions::Gauge(bound(plain(gauge)?, "", "", scope, pods)?),
+        MetricQuery::Counter { counter } => Questions::Counter(bound(plain(counter)?, "", "")),
+        MetricQuery::Gauge { gauge } => Questions::Gauge(bound(plain(gauge)?, "", "")),
         MetricQuery::Slower { histogram: text, than } => {
             let selector = histogram(text)?;
             let below = bound_of(selector.name.as_deref().unwrap_or_default(), *than);
             let le = format!("le=~{},", quoted(&below));
             Questions::Ratio {
-                events: bound(selector.clone(), "_bucket", &le, scope, pods)?,
-                total: bound(selector.clone(), "_count", "", scope, pods)?,
-                buckets: Some(bound(selector, "_bucket", "", scope, pods)?),
+                events: bound(selector.clone(), "_bucket", &le),
+                total: bound(selector.clone(), "_count", ""),
+                buckets: Some(bound(selector, "_bucket", "")),
             }
         }
         MetricQuery::Distribution { histogram: text } => {
             let selector = histogram(text)?;
             Questions::Distribution(Folded {
-                buckets: bound(selector.clone(), "_bucket", "", scope, pods)?,
-                native: bound(selector, "", "", scope, pods)?,
-                by: [scope.pod_label].into_iter().chain(TARGET_LABELS).collect::<Vec<_>>().join(","),
+                buckets: bound(selector.clone(), "_bucket", ""),
+                native: bound(selector, "", ""),
+                by: {
+                    let more = [told].into_iter().filter(|told| *told != scope.pod_label);
+                    let more = more.filter(|told| !TARGET_LABELS.contains(told));
+                    let all = [scope.pod_label].into_iter().chain(TARGET_LABELS).chain(more);
+                    all.collect::<Vec<_>>().join(",")
+                },
             })
         }
     })
@@ -184,20 +241,21 @@ pub(super) fn in_milliseconds(histogram: &str) -> bool {
     ["_milliseconds", "_ms"].iter().any(|unit| histogram.ends_with(unit))
 }
 
-/// The selector of `name` and suffix with its own matchers, one more, and those of the scope.
-fn bound(
-    selector: VectorSelector,
-    suffix: &str,
-    matcher: &str,
-    scope: &Scope<'_>,
-    pods: &str,
-) -> Result<Bound, ScopeError> {
+/// With what the source demands of all, when its labels are labels.
+fn enforced(scope: &Scope<'_>, ours: Vec<Matcher>) -> Result<Vec<Matcher>, ScopeError> {
     let enforced = scope.enforced.map(|label| label.name.as_str());
     for label in [scope.namespace_label, scope.pod_label].into_iter().chain(enforced) {
         if !is_label(label) {
             return Err(ScopeError::Label(label.to_owned()));
         }
     }
+    let enforced =
+        scope.enforced.map(|EnforcedLabel { name, value }| Matcher::new(MatchOp::Equal, name, value));
+    Ok(ours.into_iter().chain(enforced).collect())
+}
+
+/// The selector of `name` and suffix with its own matchers, one more, and ours.
+fn bound(selector: VectorSelector, suffix: &str, matcher: &str, ours: &[Matcher]) -> Bound {
     let mut query = selector.name.unwrap_or_default();
     query.push_str(suffix);
     query.push('{');
@@ -205,23 +263,18 @@ fn bound(
         write_matcher(&mut query, matcher);
     }
     query.push_str(matcher);
-    let (namespace, pods) = (quoted(scope.namespace), quoted(pods));
-    let _ = write!(query, "{}={namespace},{}=~{pods}", scope.namespace_label, scope.pod_label);
-    if let Some(EnforcedLabel { name, value }) = scope.enforced {
-        let _ = write!(query, ",{name}={}", quoted(value));
+    for matcher in ours {
+        write_matcher(&mut query, matcher);
     }
+    // The comma behind the last one.
+    query.pop();
     query.push('}');
-    Ok(Bound(query))
+    Bound(query)
 }
 
 fn write_matcher(query: &mut String, matcher: &Matcher) {
     let name = if is_label(&matcher.name) { matcher.name.clone() } else { quoted(&matcher.name) };
     let _ = write!(query, "{name}{}{},", matcher.op, quoted(&matcher.value));
-}
-
-fn is_label(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// As a string of `PromQL`.
@@ -244,7 +297,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// As a regular expression that matches only this text.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let mut literal = String::with_capacity(text.len());
     for c in text.chars() {
         if r"\.+*?()|[]{}^$".contains(c) {
@@ -257,8 +310,8 @@ fn literal(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use promql_parser::label::MatchOp;
-    use promql_parser::parser::token::{T_EQL_REGEX, T_NEQ};
+    use davylamp_engine::Named;
+    use promql_parser::parser::token::T_NEQ;
     use promql_parser::parser::{self, Expr};
     use proptest::prelude::*;
 
@@ -368,7 +421,10 @@ mod tests {
             Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
         match bind(&MetricQuery::Distribution { histogram: text.to_owned() }, &scope)? {
             Questions::Distribution(folded) => Ok(folded),
-            other @ (Questions::Ratio { .. } | Questions::Counter(_) | Questions::Gauge(_)) => {
+            other @ (Questions::Ratio { .. }
+            | Questions::Counter(_)
+            | Questions::Gauge(_)
+            | Questions::Expression(_)) => {
                 panic!("{other:?}")
             }
         }
@@ -403,7 +459,10 @@ mod tests {
             Expr::Subquery(subquery) => selectors(&subquery.expr),
             Expr::Paren(paren) => selectors(&paren.expr),
             Expr::Unary(unary) => selectors(&unary.expr),
-            Expr::Aggregate(aggregate) => selectors(&aggregate.expr),
+            Expr::Aggregate(aggregate) => {
+                let param = aggregate.param.iter().flat_map(|param| selectors(param));
+                param.chain(selectors(&aggregate.expr)).collect()
+            }
             Expr::Binary(binary) => [selectors(&binary.lhs), selectors(&binary.rhs)].concat(),
             Expr::Call(call) => call.args.args.iter().flat_map(|argument| selectors(argument)).collect(),
             Expr::NumberLiteral(_) | Expr::StringLiteral(_) => Vec::new(),
@@ -495,6 +554,74 @@ mod tests {
             })
     }
 
+    fn expression_of(text: &str, namespace: &str, enforced: &EnforcedLabel) -> Result<String, ScopeError> {
+        let pods = BTreeSet::from(["web-a-".to_owned()]);
+        let scope = Scope {
+            namespace_label: "namespace",
+            namespace,
+            pod_label: "pod",
+            pods: &pods,
+            enforced: Some(enforced),
+        };
+        let sides = Sides::of_pods(&Named::of("web", "a", "b", None), &scope)?;
+        let asked = bind_sides(&MetricQuery::Expression { query: text.to_owned() }, &scope, &sides)?;
+        let Questions::Expression(bound) = asked else { panic!("{asked:?}") };
+        Ok(bound.at_once())
+    }
+
+    #[test]
+    fn an_expression_names_its_cohorts() {
+        let label = EnforcedLabel { name: "cluster".to_owned(), value: "eu".to_owned() };
+        let text =
+            "sum(rate(e{c=\"5\", {{canary}}}[1m])) / sum(rate(e{{{baseline}}}[1m])) * topk(scalar(x), y)";
+        assert_eq!(
+            expression_of(text, "shop", &label).unwrap(),
+            r#"sum(rate(e{c="5",cluster="eu",namespace="shop",pod=~"web-a-[a-z0-9]{5}"}[1m])) / sum(rate(e{cluster="eu",namespace="shop",pod=~"web-b-[a-z0-9]{5}"}[1m])) * topk(scalar(x{cluster="eu",namespace="shop"}), y{cluster="eu",namespace="shop"})"#
+        );
+    }
+
+    /// Expressions of many kinds, one within the other.
+    fn any_expression() -> impl Strategy<Value = String> {
+        let selector = ("[a-z_:]{1,6}", prop::collection::vec(any_matcher(), 0..3), 0..3_u8)
+            .prop_map(|(name, mut matchers, side)| {
+                match side {
+                    0 => matchers.push("{{canary}}".to_owned()),
+                    1 => matchers.insert(0, "{{baseline}}".to_owned()),
+                    _ => {}
+                }
+                format!("{name}{{{}}}", matchers.join(","))
+            })
+            .boxed();
+        let leaf = prop_oneof![
+            4 => selector.clone(),
+            2 => selector.prop_map(|selector| format!("rate({selector}[5m] offset 1m)")),
+            1 => Just("42".to_owned()),
+            1 => Just("time()".to_owned()),
+        ];
+        leaf.prop_recursive(4, 24, 3, |inner| {
+            let ops = vec!["+", "/", "and on (a)", "> bool", "or", "* on (a) group_left (b)", "unless"];
+            let calls = vec![
+                "sum by (a) (X)",
+                "-X",
+                "(X)",
+                "topk(3, X)",
+                "topk(scalar(X), up)",
+                "clamp(X, 0, 1)",
+                "max_over_time((X)[5m:30s])",
+                "count_values(\"a\", X)",
+                "vector(scalar(X))",
+                "absent(X)",
+                "label_replace(X, \"a\", \"$1\", \"b\", \"(.*)\")",
+                "histogram_quantile(0.9, X)",
+            ];
+            prop_oneof![
+                (inner.clone(), prop::sample::select(ops), inner.clone())
+                    .prop_map(|(a, op, b)| format!("{a} {op} {b}")),
+                (inner, prop::sample::select(calls)).prop_map(|(x, call)| call.replace('X', &x)),
+            ]
+        })
+    }
+
     proptest! {
         #[test]
         fn accepted_selectors_keep_their_meaning_and_get_bound(
@@ -530,6 +657,43 @@ mod tests {
                     for selector in selectors {
                         assert_selector_bound(selector, &namespace, &["web-a-"]);
                     }
+                }
+            }
+        }
+
+        /// Of any expression that is accepted, each selector has the namespace, and what the source demands.
+        #[test]
+        fn each_selector_of_an_expression_is_bound(text in any_expression(), namespace in any::<String>()) {
+            let label = EnforcedLabel { name: "cluster".to_owned(), value: namespace.clone() };
+            if let Ok(query) = expression_of(&text, &namespace, &label) {
+                let Ok(expr) = parser::parse(&query) else { panic!("{query}") };
+                let Ok(before) = parser::parse(&text.replace("{{canary}}", "z=\"1\"").replace("{{baseline}}", "z=\"1\"")) else {
+                    panic!("{text}")
+                };
+                let found = selectors(&expr);
+                prop_assert_eq!(found.len(), selectors(&before).len(), "{}", text);
+                for selector in found {
+                    let has = |name: &str| {
+                        let mut all = selector.matchers.matchers.iter();
+                        all.any(|m| m.name == name && m.op == MatchOp::Equal && m.value == namespace)
+                    };
+                    prop_assert!(has("namespace") && has("cluster"), "{} lacks one in {}", selector, query);
+                    prop_assert!(selector.matchers.or_matchers.is_empty() && selector.at.is_none(), "{}", query);
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_of_an_expression_escapes(
+            text in r#"(up|a|or|by|rate|sum|topk|info|offset|1|5m|\{\{canary\}\}|[{}()\[\]"'`#,=~!@:\\ \n]){0,24}"#
+        ) {
+            let label = EnforcedLabel { name: "cluster".to_owned(), value: "a".to_owned() };
+            if let Ok(query) = expression_of(&text, "shop", &label) {
+                let Ok(expr) = parser::parse(&query) else { panic!("{query}") };
+                for selector in selectors(&expr) {
+                    let all = &selector.matchers.matchers;
+                    let has = |name: &str, value: &str| all.iter().any(|m| m.name == name && m.value == value);
+                    prop_assert!(has("namespace", "shop") && has("cluster", "a"), "{}", query);
                 }
             }
         }

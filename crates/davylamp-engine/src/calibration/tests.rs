@@ -26,6 +26,7 @@ fn query(steps: &[(&str, Option<i32>)]) -> HistoryQuery {
             metrics: BTreeMap::from([("errors".to_owned(), counters)]),
             scrape_interval_ms: INTERVAL,
             delay_ms: INTERVAL,
+            ..Query::default()
         },
         length: 12 * HOUR * INTERVAL,
         warmup: 60_000,

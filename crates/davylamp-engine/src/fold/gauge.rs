@@ -20,6 +20,8 @@ const FEW: usize = 3;
 const FLOOR: f64 = 0.01;
 /// A growth is read off stretches of so many ms.
 const STRETCH: i64 = 180_000;
+/// What a growth has reached before the end of its first stretch; values below 0 are none.
+const NOT_YET: f64 = -1.0;
 
 /// What a round holds of one pod.
 #[derive(Clone, Debug)]
@@ -50,7 +52,7 @@ struct Sums {
     events: f64,
     total: f64,
     /// Of a level: the sum of logarithms. Of one that is divided: how often what is divided was seen. Of a growth: the mean of
-    /// the last whole stretch.
+    /// the last stretch.
     reached: f64,
     /// Of a growth: the first value.
     first: f64,
@@ -108,7 +110,10 @@ impl GaugeFold {
     pub(super) fn take(&mut self, plan: &GaugePlan, values: &[Value], age: i64, interval: i64) {
         let all = self.canary.values_mut().chain(self.baseline.values_mut());
         if plan.compare == Gauge::Growth && passed(age, interval, STRETCH) {
-            for sums in all.filter(|sums| sums.total > 0.0) {
+            // A pod that was warm only near the end of a stretch has not grown in it.
+            #[allow(clippy::cast_precision_loss, reason = "times in ms")]
+            let half = STRETCH as f64 / interval as f64 / 2.0;
+            for sums in all.filter(|sums| sums.total >= half) {
                 sums.reached = sums.events / sums.total;
                 (sums.events, sums.total) = (0.0, 0.0);
             }
@@ -119,7 +124,7 @@ impl GaugeFold {
                 continue;
             }
             let sums = cohort.entry(pod.clone()).or_insert_with(|| match plan.compare {
-                Gauge::Growth => Sums { first: *events, reached: *events, ..Sums::default() },
+                Gauge::Growth => Sums { first: *events, reached: NOT_YET, ..Sums::default() },
                 Gauge::Level => Sums::default(),
             });
             sums.events += events;
@@ -158,6 +163,8 @@ impl GaugeFold {
         let regressed = |test: PodsTest| plan.decides && self.looks < plan.looks && test.p <= plan.limit;
         let verdict = match test {
             Some(test) if regressed(test) => Verdict::Regressed,
+            // A ratio to what does not grow has no bound: there is only no evidence of harm.
+            _ if plan.compare == Gauge::Growth && plan.decides => Verdict::Pass,
             _ if plan.compare == Gauge::Growth => Verdict::Collecting,
             // So few pods show no more than that there is no evidence of harm; one of each not even that.
             _ if canary.len() < FEW || upper.is_some_and(|upper| upper < margin) => Verdict::Pass,
@@ -210,14 +217,18 @@ impl GaugeFold {
 impl Sums {
     fn written(&self) -> String {
         let Self { events, total, reached, first } = self;
-        BASE64.encode([events, total, reached, first].map(|n| n.to_le_bytes()).concat())
+        // The last one is of growths only.
+        let numbers = [events, total, reached, first];
+        let some = if first.to_bits() == 0 { &numbers[..3] } else { &numbers[..] };
+        BASE64.encode(some.iter().map(|n| n.to_le_bytes()).collect::<Vec<_>>().concat())
     }
 
     fn read(text: &str) -> Option<Self> {
         let bytes = BASE64.decode(text).ok()?;
         let numbers: Vec<f64> =
             bytes.chunks_exact(8).filter_map(|b| Some(f64::from_le_bytes(b.try_into().ok()?))).collect();
-        let &[events, total, reached, first] = numbers.as_slice() else { return None };
+        let (&[events, total, reached], first) = numbers.split_first_chunk()?;
+        let &first = first.first().unwrap_or(&0.0);
         numbers.iter().all(|n| n.is_finite()).then_some(Self { events, total, reached, first })
     }
 }
@@ -230,6 +241,7 @@ pub(super) fn passed(age: i64, interval: i64, stretch: i64) -> bool {
 /// One of each pod.
 fn numbers(plan: &GaugePlan, pods: &BTreeMap<String, Sums>) -> Vec<[f64; 1]> {
     let number = |sums: &Sums| match plan.compare {
+        Gauge::Growth if sums.reached < 0.0 => f64::NAN,
         Gauge::Growth => sums.reached - sums.first,
         Gauge::Level if plan.divided_by.is_some() && sums.reached > 0.0 => sums.events / sums.total,
         Gauge::Level if plan.divided_by.is_some() => f64::NAN,

@@ -359,11 +359,6 @@ impl MetricFold {
         self.safe.log_e()
     }
 
-    /// In this step: the canary's and the baseline's.
-    pub(super) fn exposure(&self) -> (f64, f64) {
-        self.rows.first().map_or((0.0, 0.0), |row| (row[2], row[3]))
-    }
-
     pub(super) fn record(&self, plan: &MetricPlan, alpha: f64, next_weight: f64, until: i64) -> MetricRecord {
         let time = |ms: i64| Instant::from_millisecond(ms).ok().filter(|_| ms > 0);
         MetricRecord {

@@ -1,5 +1,8 @@
+mod expressions;
 mod gauges;
 mod kinds;
+mod size;
+mod split;
 
 use davylamp_api::rollout::{Analysis, Strategy as Release};
 use davylamp_api::run::{Calibrated, Sampling};
@@ -9,8 +12,9 @@ use serde_json::json;
 
 use super::*;
 use crate::calibration;
-use crate::observed::{MetricSamples, Pod, Revision};
-use crate::program::Conduct;
+use crate::decision::MetricQuery;
+use crate::observed::{Bucket, MetricSamples, Pod, Revision};
+use crate::program::{Conduct, Problem};
 
 /// When the weight became effective.
 const T0: i64 = 1_767_225_600_000;
@@ -24,8 +28,12 @@ fn plan() -> Plan {
 }
 
 fn plan_of(metrics: &serde_json::Value) -> Plan {
+    compiled("stable", metrics).unwrap().analysis
+}
+
+fn compiled(baseline: &str, metrics: &serde_json::Value) -> Result<Conduct, Vec<Problem>> {
     let strategy: Release = serde_json::from_value(json!({
-        "canary": {"steps": [{"weight": "50%"}]},
+        "canary": {"steps": [{"weight": "50%"}], "baseline": baseline},
         "traffic": [{"gatewayAPI": {"routes": [{"kind": "HTTPRoute", "name": "shop"}]}}]
     }))
     .unwrap();
@@ -34,7 +42,7 @@ fn plan_of(metrics: &serde_json::Value) -> Plan {
     }))
     .unwrap();
     let sampling = Sampling { scrape_interval: Duration::from_secs(15), delay: Duration::from_secs(15) };
-    Conduct::compile(&strategy, &analysis, Some(sampling), &BTreeMap::new()).unwrap().analysis
+    Conduct::compile(&strategy, &analysis, Some(sampling), &BTreeMap::new())
 }
 
 fn time(ms: i64) -> Instant {

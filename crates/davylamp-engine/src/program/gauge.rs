@@ -1,6 +1,6 @@
 //! A gauge as it is compared: one number of each pod, by a t-test at looks whose number is fixed beforehand.
 
-use davylamp_api::rollout::{Compare, Gauge as Written, Metric, MetricRole, Step};
+use davylamp_api::rollout::{Analysis, Compare, Gauge as Written, Metric, MetricRole, Step};
 use davylamp_api::scalar::Percent;
 use davylamp_stats::{Gauge, pods_looks};
 
@@ -38,7 +38,7 @@ pub struct GaugePlan {
 
 impl GaugePlan {
     /// So many pods of a cohort are compared, those that are seen first: enough for a test, and a status stays small.
-    pub const PODS: u32 = 16;
+    pub const PODS: u32 = 10;
 
     /// The ratio that the canary is shown to be below before it gets the next weight.
     #[must_use]
@@ -74,14 +74,6 @@ pub(super) fn gauge_plan(
             "write level, or leave it out",
         ));
     }
-    let role = metric.role.unwrap_or(if growth { MetricRole::Informational } else { MetricRole::Gating });
-    if growth && role != MetricRole::Informational {
-        problems.push(problem(
-            &format!("{path}.role"),
-            "a growth decides nothing, for the baseline's pods are of another age",
-            "write informational, or leave it out",
-        ));
-    }
     GaugePlan {
         name: metric.name.clone(),
         query: match divided_by {
@@ -90,12 +82,37 @@ pub(super) fn gauge_plan(
         },
         divided_by: divided_by.clone().map(|counter| MetricQuery::Counter { counter }),
         compare: if growth { Gauge::Growth } else { Gauge::Level },
-        decides: role != MetricRole::Informational,
+        decides: metric.role != Some(MetricRole::Informational),
         tolerance: metric.tolerance.unwrap_or(Percent::from_basis_points(1_000)).share(),
         impact: metric.max_service_impact.unwrap_or(impact).share(),
         beta: 0.0,
         looks: 0,
         limit: 0.0,
+    }
+}
+
+/// A growth decides only among pods of one age.
+pub(super) fn judge_growths(
+    written: &Analysis,
+    fresh: bool,
+    gauges: &mut [GaugePlan],
+    problems: &mut Vec<Problem>,
+) {
+    let growths = gauges.iter_mut().filter(|gauge| gauge.compare == Gauge::Growth && gauge.decides && !fresh);
+    for gauge in growths {
+        let written =
+            written.metrics.iter().position(|metric| metric.name == gauge.name && metric.role.is_some());
+        if let Some(i) = written {
+            problems.push(problem(
+                &format!("spec.analysis.metrics[{i}].role"),
+                &format!(
+                    "{}, a growth, decides nothing here: the baseline's pods are of another age",
+                    gauge.name
+                ),
+                "write informational, leave it out, or write spec.strategy.canary.baseline: fresh",
+            ));
+        }
+        gauge.decides = false;
     }
 }
 

@@ -4,8 +4,8 @@ use davylamp_api::Instant;
 use davylamp_api::conditions::Reason;
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{RolloutStatus, StateName};
-use davylamp_engine::observed::{Effective, Observed, Role};
-use davylamp_engine::{RouteGoal, decide};
+use davylamp_engine::observed::{Effective, Observed, Role, baseline_of, of_baseline};
+use davylamp_engine::{RouteGoal, decide, pods_for};
 
 use super::{Turn, World, at};
 
@@ -23,6 +23,30 @@ pub(crate) fn turn(world: &World, turn: &Turn<'_>) {
     timers(turn);
     told(turn);
     shape(turn);
+    fresh(turn);
+}
+
+/// A fresh baseline is as old as its run, and there before the weight.
+fn fresh(turn: &Turn<'_>) {
+    let Turn { input, before, observed, decision } = turn;
+    let status = &decision.status;
+    let Some(run) = input.run.as_ref().filter(|run| run.analysis.fresh) else { return };
+    let Some(stable) = before.stable.as_ref().map(|stable| baseline_of(&stable.hash)) else { return };
+    let baseline = observed.revisions.get(&stable).cloned().unwrap_or_default();
+    let new = status.pending.iter().map(|p| &p.record).filter(|record| record.number > before.told);
+    for record in new {
+        match (record.from.as_str(), record.to.as_str()) {
+            ("Preparing", "Scaling") => assert_eq!(baseline.desired, 0, "an older baseline"),
+            ("Scaling", "Shifting") => {
+                let steps = status.plan.as_ref().map_or(&run.steps, |plan| &plan.steps);
+                let step = &steps[usize::try_from(record.step).unwrap() - 1];
+                let size = status.size_at_start.unwrap_or(0).max(0);
+                let need = step.replicas.unwrap_or_else(|| pods_for(size, step.weight));
+                assert!(baseline.available >= need, "{} of {need} pods to compare with", baseline.available);
+            }
+            _ => {}
+        }
+    }
 }
 
 fn weights(world: &World, turn: &Turn<'_>) {
@@ -179,6 +203,11 @@ pub(crate) fn selector(world: &World, role: Role, from: Option<&str>, to: &str, 
 
 /// A `ReplicaSet` is about to change its size.
 pub(crate) fn size(world: &World, hash: &str, from: i32, to: i32) {
+    if let Some(of) = of_baseline(hash) {
+        let of_stable = world.status.stable.as_ref().is_some_and(|stable| stable.hash == of);
+        assert!(to <= from || (of_stable && world.status.canary.is_some()), "{hash} without a run");
+        return;
+    }
     if to >= from || world.status.stable.as_ref().is_some_and(|s| s.hash == hash) {
         return;
     }

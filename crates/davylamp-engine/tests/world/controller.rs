@@ -1,7 +1,7 @@
 //! What the controller does with the engine's answers: write-ahead, effects in order, the outbox; and a crash between.
 
 use davylamp_api::status::{RolloutStatus, RuleWeights};
-use davylamp_engine::observed::{Learnt, Observed};
+use davylamp_engine::observed::{Learnt, Observed, of_baseline};
 use davylamp_engine::{Conduct, Decision, Desired, History, HistoryQuery, RouteGoal, decide};
 
 use super::{Turn, World, at, check};
@@ -85,6 +85,10 @@ impl World {
         }
     }
 
+    fn has_template(&self, hash: &str) -> bool {
+        self.history_of_templates.contains(of_baseline(hash).unwrap_or(hash))
+    }
+
     fn apply(&mut self, desired: &Desired, observed: &Observed, mut budget: usize) {
         let mut effect = || {
             budget = budget.saturating_sub(1);
@@ -147,7 +151,7 @@ impl World {
                 continue;
             }
             check::size(self, hash, now, *size);
-            assert!(self.history_of_templates.contains(hash) || now > 0, "no template for {hash}");
+            assert!(now > 0 || self.has_template(hash), "no template for {hash}");
             self.sets.entry(hash.clone()).or_default().desired = *size;
             self.seen = None;
             self.fill(hash);

@@ -16,7 +16,7 @@ use davylamp_api::status::{RolloutStatus, RuleWeights, StateName};
 use davylamp_api::{Instant, RolloutRunSpec, RolloutSpec, revision};
 use davylamp_engine::observed::{
     Action, Effective, Entrance, Hash, Learnt, Meta, Observed, Pod, Revision, Role, Route, Service, Source,
-    Template,
+    Template, of_baseline,
 };
 use davylamp_engine::{Conduct, Decision, Input, Program};
 use serde_json::json;
@@ -111,6 +111,8 @@ pub(crate) struct World {
     pub(crate) around: f64,
     /// The same while the canary gets more than this share.
     pub(crate) breaks_above: Option<f64>,
+    /// The gateways send the canary so many times what its weight says.
+    pub(crate) misroutes: f64,
     pub(crate) checked: BTreeSet<Hash>,
     pub(crate) refused: BTreeSet<Hash>,
     history_of_templates: BTreeSet<Hash>,
@@ -250,6 +252,7 @@ impl World {
             incidents: BTreeMap::new(),
             around: 0.0,
             breaks_above: None,
+            misroutes: 1.0,
             checked: BTreeSet::new(),
             refused: BTreeSet::new(),
             history_of_templates: BTreeSet::new(),
@@ -380,7 +383,7 @@ impl World {
         if let Some(version) = self.versions.get_mut(hash) {
             version.ready_after = None;
         }
-        for pod in self.sets.get_mut(hash).into_iter().flat_map(|s| s.pods.values_mut()) {
+        for pod in self.pods_of(hash) {
             (pod.ready_at, pod.due) = (None, None);
         }
         self.pods_changed();
@@ -391,11 +394,17 @@ impl World {
         if let Some(version) = self.versions.get_mut(hash) {
             version.ready_after = version.ready_after.or(Some(10_000));
         }
-        for pod in self.sets.get_mut(hash).into_iter().flat_map(|s| s.pods.values_mut()) {
+        for pod in self.pods_of(hash) {
             if pod.ready_at.is_none() && pod.due.is_none() {
                 pod.due = Some(now + 10_000);
             }
         }
+    }
+
+    /// Those of its fresh baseline as well.
+    fn pods_of<'a>(&'a mut self, version: &'a str) -> impl Iterator<Item = &'a mut PodModel> {
+        let of_it = move |hash: &str| of_baseline(hash).unwrap_or(hash) == version;
+        self.sets.iter_mut().filter(move |(hash, _)| of_it(hash)).flat_map(|(_, set)| set.pods.values_mut())
     }
 
     fn compile(&mut self) {
@@ -439,7 +448,13 @@ impl World {
                 #[allow(clippy::cast_precision_loss, reason = "few")]
                 let parts = (routes.len() * route.carried.len()) as f64;
                 for (role, number) in numbers.into_iter().filter(|(_, n)| *n > 0.0) {
-                    let share = number / sum / parts;
+                    let canary = f64::from(rule.canary.unwrap_or(1)) / sum;
+                    let got = (canary * self.misroutes).min(1.0);
+                    let factor = match role {
+                        Role::Canary => got / canary,
+                        Role::Stable => (1.0 - got) / (1.0 - canary),
+                    };
+                    let share = number / sum / parts * if canary < 1.0 { factor } else { 1.0 };
                     let ready = self.services.get(&role).map(|s| s.ready.clone()).unwrap_or_default();
                     let all: i32 = ready.values().sum();
                     if all == 0 {
@@ -534,6 +549,7 @@ impl World {
             routes: routes.collect(),
             actions: self.actions.values().cloned().collect(),
             source: self.source.clone(),
+            suggested: None,
             samples: self.sampler.samples(self.now),
             learnt: self.learnt.clone(),
             incidents: self.incidents.clone(),
@@ -544,7 +560,8 @@ impl World {
 
     fn fill(&mut self, hash: &str) {
         let now = self.now;
-        let ready_after = self.versions.get(hash).and_then(|v| v.ready_after);
+        let version = of_baseline(hash).unwrap_or(hash);
+        let ready_after = self.versions.get(version).and_then(|v| v.ready_after);
         if let Some(set) = self.sets.get_mut(hash) {
             let desired = usize::try_from(set.desired).unwrap_or(0);
             while set.pods.len() < desired {

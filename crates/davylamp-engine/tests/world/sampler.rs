@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use davylamp_engine::Query;
-use davylamp_engine::observed::{Hash, Increment, MetricSamples, Samples};
+use davylamp_engine::observed::{Hash, Increment, MetricSamples, Samples, of_baseline};
+use davylamp_engine::{MetricQuery, Query};
 
 use super::{Set, Version, at};
 
@@ -60,10 +60,17 @@ impl Sampler {
         let (from, to) = (self.last, self.last + INTERVAL);
         self.last = to;
         let keep = self.query.as_ref().map_or(now, |q| q.since);
+        let mut ready: BTreeMap<Hash, usize> = BTreeMap::new();
+        for (hash, set) in &*sets {
+            let pods = set.pods.values().filter(|p| p.ready_at.is_some()).count();
+            *ready.entry(of_baseline(hash).unwrap_or(hash).to_owned()).or_insert(0) += pods;
+        }
         for (hash, set) in sets {
-            let ready = set.pods.values().filter(|p| p.ready_at.is_some()).count();
-            let share = traffic.get(hash).copied().unwrap_or(0.0);
-            let version = versions[hash];
+            let version = of_baseline(hash).unwrap_or(hash);
+            // The stable weight is spread over a fresh baseline, too.
+            let ready = ready[version];
+            let share = traffic.get(version).copied().unwrap_or(0.0);
+            let version = versions[version];
             for (name, pod) in set.pods.iter_mut().filter(|(_, p)| p.ready_at.is_some()) {
                 if !version.scraped {
                     continue;
@@ -97,17 +104,41 @@ impl Sampler {
 }
 
 fn answer(pods: &BTreeMap<String, Vec<Increment>>, query: &Query, until: i64) -> Samples {
-    let ours = |pod: &&String| query.pods.iter().any(|prefix| pod.starts_with(prefix));
+    let ours = |pod: &&String| {
+        query.pods.iter().any(|prefix| pod.strip_prefix(prefix.as_str()).is_some_and(|end| end.len() == 5))
+    };
     let pods = pods.iter().filter(|(pod, _)| ours(pod)).map(|(pod, all)| {
         let increments: Vec<Increment> =
             all.iter().filter(|i| i.to > query.since && i.to <= until).cloned().collect();
         (pod.clone(), BTreeMap::from([("target".to_owned(), increments)]))
     });
     let one = MetricSamples { pods: pods.collect() };
+    let of = |metric: &MetricQuery| match metric {
+        MetricQuery::Expression { .. } => failing(&one, query, until),
+        _ => one.clone(),
+    };
     Samples {
         since: query.since,
         until,
         failing: None,
-        metrics: query.metrics.keys().map(|name| (name.clone(), one.clone())).collect(),
+        metrics: query.metrics.iter().map(|(name, metric)| (name.clone(), of(metric))).collect(),
     }
+}
+
+/// Whatever the expression says: at each end of a round, the share of the canary's requests in it that failed.
+fn failing(pods: &MetricSamples, query: &Query, until: i64) -> MetricSamples {
+    let canary = &query.cohorts.as_ref().unwrap().canary.pods;
+    let increments = || {
+        let pods = pods.pods.iter().filter(|(pod, _)| pod.starts_with(canary.as_str()));
+        pods.flat_map(|(_, targets)| targets.values().flatten())
+    };
+    let ends = (1..).map(|n| query.since + n * INTERVAL).take_while(|end| *end <= until);
+    let numbers = ends.filter_map(|end| {
+        let within = increments().filter(|i| i.to > end - INTERVAL && i.to <= end);
+        let (events, total) = within.fold((0.0, 0.0), |(x, n), i| (x + i.events, n + i.total));
+        let share = Increment { from: end, to: end, events: events / total, total: 1.0, buckets: Vec::new() };
+        (total > 0.0).then_some(share)
+    });
+    let alone = BTreeMap::from([(String::new(), numbers.collect())]);
+    MetricSamples { pods: BTreeMap::from([(String::new(), alone)]) }
 }

@@ -128,6 +128,14 @@ const STORIES: &[(&str, &str)] = &[
         "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {patch: {spec: {strategy: {canary: {steps: [{weight: 25%}, {weight: 40%}, {weight: 60%}]}}}}}}], expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
     ),
     (
+        "fresh baseline",
+        "{events: [{since: {state: Healthy}, at: 10s, do: {patch: {spec: {strategy: {canary: {baseline: fresh}}}}}}, {since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}], world: {users: {requestsPerSecond: 1800}}, expect: {outcome: Promoted, phase: Healthy, stable: 'shop:2'}}",
+    ),
+    (
+        "fresh baseline of a bad one",
+        "{events: [{since: {state: Healthy}, at: 10s, do: {patch: {spec: {strategy: {canary: {baseline: fresh}}}}}}, {since: {state: Healthy}, at: 30s, do: {release: 'shop:bad'}}], expect: {outcome: RolledBack, phase: Degraded, stable: 'shop:1'}}",
+    ),
+    (
         "invalid edit",
         "{events: [{since: {state: Healthy}, at: 30s, do: {release: 'shop:2'}}, {since: {state: Judging, step: 1}, at: 5s, do: {patch: {spec: {analysis: {metrics: [{name: errors, ratio: {events: 'rate(x[5m])', total: http_requests_total}}]}}}}}], expect: {stable: 'shop:2'}}",
     ),

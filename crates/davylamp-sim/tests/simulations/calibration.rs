@@ -149,3 +149,28 @@ fn a_controller_that_is_killed_while_it_reads_begins_anew() {
     assert_eq!(calibration["block"], whole["block"]);
     assert!((20..60).contains(&waited), "{waited} s");
 }
+
+/// The condition `AnalysisReady` when the time is over: its status and reason.
+fn analysis_ready(changes: &[(&str, &str)]) -> [String; 2] {
+    let report = simulate(&scenario(changes), 1, &mut |_| {}).unwrap();
+    let conditions = &report.objects["Rollout/shop"]["status"]["conditions"];
+    let is_it = |condition: &&Value| condition["type"] == "AnalysisReady";
+    let found = conditions.as_array().unwrap().iter().find(is_it).unwrap();
+    ["status", "reason"].map(|field| found[field].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_run_begins_with_what_can_be_judged() {
+    assert_eq!(analysis_ready(&[("last: 5h", "last: 3h5m")]), ["True", "AsExpected"]);
+    let thin = ("requestsPerSecond: 200", "requestsPerSecond: 1");
+    assert_eq!(analysis_ready(&[SHORT, thin, ("last: 5h", "last: 3h5m")]), ["False", "TooLittleTraffic"]);
+}
+
+#[test]
+fn another_traffic_is_said_anew() {
+    let thin = ("requestsPerSecond: 200", "requestsPerSecond: 1");
+    let more = "do: {release: 'shop:2'}}\n- {at: 3h8m, do: {users: 200}}";
+    let more = ("do: {release: 'shop:2'}}", more);
+    assert_eq!(analysis_ready(&[thin, more, ("last: 5h", "last: 3h7m")]), ["False", "TooLittleTraffic"]);
+    assert_eq!(analysis_ready(&[thin, more, ("last: 5h", "last: 3h20m")]), ["True", "AsExpected"]);
+}

@@ -4,8 +4,10 @@
 mod bare;
 mod calibration;
 mod first_release;
+mod fresh;
 mod incidents;
 mod scenario;
+mod split;
 mod templates;
 
 #[global_allocator]

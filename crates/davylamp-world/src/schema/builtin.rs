@@ -170,8 +170,9 @@ fn build() -> Built {
             place["x-kubernetes-map-type"] = "atomic".into();
         }
     }
-    // A quantity may be written as a number; a schema of a definition is whatever the server takes.
-    for open in ["api.resource.Quantity", "apiextensions.v1.JSONSchemaProps"] {
+    // A quantity may be written as a number; a schema of a definition is whatever the server takes, and so is the data of a
+    // ControllerRevision.
+    for open in ["api.resource.Quantity", "apiextensions.v1.JSONSchemaProps", "runtime.RawExtension"] {
         if let Some(place) = definition(&mut definitions, open) {
             *place = json!({"x-kubernetes-preserve-unknown-fields": true});
         }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::workloads::{Look, table, time};
 use crate::server::write::text;
+use crate::setting::Misroutes;
 use crate::store::Key;
 
 /// From the use of a route until its status says so, in ms.
@@ -37,7 +38,7 @@ impl Gateway {
         let all = |group: &str, plural: &str| look.server.all(&table(group, plural));
         let routes = all(API, "httproutes");
         let endpoints = Endpoints::read(&all("discovery.k8s.io", "endpointslices"));
-        let wanted = of_all(&routes, &endpoints);
+        let wanted = of_all(&routes, &endpoints, look.setting.gateway.misroutes.as_ref());
         let at = look.now + look.setting.gateway.lag.millis();
         if wanted != self.planned {
             self.planned.clone_from(&wanted);
@@ -105,12 +106,12 @@ fn backends(route: &Value) -> impl Iterator<Item = (Key, f64)> {
 }
 
 /// Each service has as many users; those of several routes go by the first.
-fn of_all(routes: &[std::sync::Arc<Value>], endpoints: &Endpoints) -> Routing {
+fn of_all(routes: &[std::sync::Arc<Value>], endpoints: &Endpoints, misroutes: Option<&Misroutes>) -> Routing {
     let mut all = Routing::default();
     let mut known: BTreeSet<BTreeSet<Key>> = BTreeSet::new();
     for route in routes {
         if known.insert(backends(route).map(|(service, _)| service).collect()) {
-            let Routing { pods, nowhere } = routing(route, endpoints);
+            let Routing { pods, nowhere } = routing(route, endpoints, misroutes);
             all.pods.extend(pods);
             all.nowhere += nowhere;
         }
@@ -118,19 +119,38 @@ fn of_all(routes: &[std::sync::Arc<Value>], endpoints: &Endpoints) -> Routing {
     if known.is_empty() { Routing { nowhere: 1.0, ..all } } else { all }
 }
 
-fn routing(route: &Value, endpoints: &Endpoints) -> Routing {
+/// The share of each backend: its part of the weights, unless one gets another.
+fn shares(route: &Value, misroutes: Option<&Misroutes>) -> Vec<(Key, f64)> {
     let sum: f64 = backends(route).map(|(_, weight)| weight).sum();
-    let mut routing = Routing::default();
     if sum <= 0.0 {
+        return Vec::new();
+    }
+    let mut shares: Vec<_> = backends(route).map(|(service, weight)| (service, weight / sum)).collect();
+    let Some(Misroutes { service: named, times }) = misroutes else { return shares };
+    let of: f64 = shares.iter().filter(|((_, name), _)| name == named).map(|(_, share)| share).sum();
+    // All or nothing leaves nothing to be shared otherwise.
+    if of > 0.0 && of < 1.0 {
+        let got = (of * times).clamp(0.0, 1.0);
+        for ((_, name), share) in &mut shares {
+            *share *= if name == named { got / of } else { (1.0 - got) / (1.0 - of) };
+        }
+    }
+    shares
+}
+
+fn routing(route: &Value, endpoints: &Endpoints, misroutes: Option<&Misroutes>) -> Routing {
+    let shares = shares(route, misroutes);
+    let mut routing = Routing::default();
+    if shares.is_empty() {
         return Routing { nowhere: 1.0, ..routing };
     }
-    for (service, weight) in backends(route).filter(|(_, weight)| *weight > 0.0) {
+    for (service, share) in shares.into_iter().filter(|(_, share)| *share > 0.0) {
         let pods = endpoints.0.get(&service).map(Vec::as_slice).unwrap_or_default();
         if pods.is_empty() {
-            routing.nowhere += weight / sum;
+            routing.nowhere += share;
         }
         #[allow(clippy::cast_precision_loss, reason = "a number of pods")]
-        let each = weight / sum / pods.len() as f64;
+        let each = share / pods.len() as f64;
         for pod in pods {
             *routing.pods.entry(pod.clone()).or_default() += each;
         }

@@ -171,7 +171,7 @@ impl Pod {
 
     /// When its memory has reached the limit.
     pub(super) fn full(&self) -> Option<i64> {
-        let Memory { start, growth, limit } = self.version.memory;
+        let Memory { start, growth, limit, .. } = self.version.memory;
         let room = limit? / self.effect - start;
         let minutes = if room > 0.0 { room / growth } else { 0.0 };
         #[allow(clippy::cast_possible_truncation, reason = "a length of time, or the longest of all")]
@@ -282,8 +282,7 @@ impl Pod {
         #[allow(clippy::cast_possible_truncation, reason = "far below 2^53")]
         let visible = at + (late.as_secs_f64() * 1_000.0 * lateness) as i64;
         let minutes = as_f64((at - self.started).unsigned_abs()) / 60_000.0;
-        let Memory { start, growth, .. } = self.version.memory;
-        let memory = (start + growth * minutes) * self.effect * 1_048_576.0;
+        let memory = self.version.memory.at(minutes) * self.effect * 1_048_576.0;
         if self.samples.len() == REMEMBERED {
             self.samples.pop_front();
         }

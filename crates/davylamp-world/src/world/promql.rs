@@ -1,4 +1,5 @@
-//! What the simulated Prometheus answers: range selectors, and subqueries of `sum by`, `max by`, `timestamp` and `or`.
+//! What the simulated Prometheus answers: range selectors, and subqueries and instant vectors of `sum`, `max`, `timestamp`,
+//! `rate`, `increase`, `vector`, `or` and arithmetic. It knows no extrapolation: `rate` is that between the samples.
 //!
 //! A subquery is evaluated at whole multiples of its step, and sees what was scraped in the five minutes before, as Prometheus
 //! does.
@@ -8,8 +9,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use promql_parser::parser::token::{T_LOR, T_MAX, T_SUM, TokenType};
-use promql_parser::parser::{self, Expr, LabelModifier, SubqueryExpr, VectorSelector};
+use promql_parser::parser::token::{T_ADD, T_DIV, T_LOR, T_MAX, T_MUL, T_SUB, T_SUM, TokenType};
+use promql_parser::parser::{
+    self, BinaryExpr, Expr, LabelModifier, MatrixSelector, SubqueryExpr, VectorSelector,
+};
 
 use super::{Bucket, NativeHistogram, Series};
 use crate::memo::Memo;
@@ -39,7 +42,7 @@ pub(super) fn answer(promql: &str, at: i64, select: Select<'_>) -> Result<Vec<Se
     match &*PARSED.get(promql, || parser::parse(promql).map(Arc::new))? {
         Expr::MatrixSelector(selector) => Ok(select(&selector.vs, after(at, selector.range)..=at)),
         Expr::Subquery(subquery) => subquery_at(subquery, at, select),
-        other => Err(unknown(other)),
+        other => Ok(series(evaluate(other, &[at], select)?, &[at])),
     }
 }
 
@@ -66,7 +69,10 @@ fn subquery_at(subquery: &SubqueryExpr, at: i64, select: Select<'_>) -> Result<V
         .map(|n| n * step)
         .filter(|moment| (first..=at).contains(moment))
         .collect();
-    let vector = evaluate(&subquery.expr, &moments, select)?;
+    Ok(series(evaluate(&subquery.expr, &moments, select)?, &moments))
+}
+
+fn series(vector: BTreeMap<Labels, Cells>, moments: &[i64]) -> Vec<Series> {
     let series = vector.into_iter().map(|(labels, cells)| {
         let mut series = Series { labels, ..Series::default() };
         for (&moment, cell) in moments.iter().zip(cells) {
@@ -78,7 +84,7 @@ fn subquery_at(subquery: &SubqueryExpr, at: i64, select: Select<'_>) -> Result<V
         }
         series
     });
-    Ok(series.filter(|one| !one.samples.is_empty() || !one.histograms.is_empty()).collect())
+    series.filter(|one| !one.samples.is_empty() || !one.histograms.is_empty()).collect()
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "whatever else there is, it is refused")]
@@ -102,6 +108,17 @@ fn evaluate(expr: &Expr, moments: &[i64], select: Select<'_>) -> Result<BTreeMap
             }
             Ok(times)
         }
+        Expr::Call(call) if ["rate", "increase"].contains(&call.func.name) => {
+            let [argument] = call.args.args.as_slice() else { return Err("a rate of one thing".to_owned()) };
+            let Expr::MatrixSelector(range) = &**argument else { return Err(unknown(argument)) };
+            Ok(rates(range, call.func.name == "increase", moments, select))
+        }
+        Expr::Call(call) if call.func.name == "vector" => {
+            let [argument] = call.args.args.as_slice() else { return Err("vector of one thing".to_owned()) };
+            let number = number(argument).ok_or_else(|| unknown(argument))?;
+            let cells = moments.iter().map(|moment| Some((*moment, Value::Number(number))));
+            Ok(BTreeMap::from([(Labels::new(), cells.collect())]))
+        }
         Expr::Binary(binary) if binary.op.id() == T_LOR => {
             let mut both = evaluate(&binary.lhs, moments, select)?;
             for (labels, cells) in evaluate(&binary.rhs, moments, select)? {
@@ -113,13 +130,15 @@ fn evaluate(expr: &Expr, moments: &[i64], select: Select<'_>) -> Result<BTreeMap
             Ok(both)
         }
         Expr::Aggregate(aggregate) => {
-            let Some(LabelModifier::Include(by)) = &aggregate.modifier else {
-                return Err("aggregations by labels are answered here".to_owned());
+            let by: &[String] = match &aggregate.modifier {
+                Some(LabelModifier::Include(by)) => by.labels.as_slice(),
+                None => &[],
+                Some(LabelModifier::Exclude(_)) => return Err("without is not answered here".to_owned()),
             };
             let join = join(aggregate.op)?;
             let mut groups: BTreeMap<Labels, Cells> = BTreeMap::new();
             for (mut labels, cells) in evaluate(&aggregate.expr, moments, select)? {
-                labels.retain(|name, _| by.labels.contains(name));
+                labels.retain(|name, _| by.contains(name));
                 let group = groups.entry(labels).or_insert_with(|| vec![None; moments.len()]);
                 for (cell, one) in group.iter_mut().zip(cells) {
                     *cell = match (cell.take(), one) {
@@ -130,8 +149,94 @@ fn evaluate(expr: &Expr, moments: &[i64], select: Select<'_>) -> Result<BTreeMap
             }
             Ok(groups)
         }
+        Expr::Binary(binary) => arithmetic(binary, moments, select),
         other => Err(unknown(other)),
     }
+}
+
+fn arithmetic(
+    binary: &BinaryExpr,
+    moments: &[i64],
+    select: Select<'_>,
+) -> Result<BTreeMap<Labels, Cells>, String> {
+    let apply: fn(f64, f64) -> f64 = match binary.op.id() {
+        T_ADD => |a, b| a + b,
+        T_SUB => |a, b| a - b,
+        T_MUL => |a, b| a * b,
+        T_DIV => |a, b| a / b,
+        _ => return Err(format!("the operator {} is not answered here", binary.op)),
+    };
+    let side = |expr: &Expr| match number(expr) {
+        Some(number) => Ok((Some(number), BTreeMap::new())),
+        None => Ok::<_, String>((None, unnamed(evaluate(expr, moments, select)?))),
+    };
+    let ((left, mut lefts), (right, rights)) = (side(&binary.lhs)?, side(&binary.rhs)?);
+    let join = |a: Option<(i64, Value)>, b: Option<(i64, Value)>| match (a?, b?) {
+        ((at, Value::Number(a)), (_, Value::Number(b))) => Some((at, Value::Number(apply(a, b)))),
+        _ => None,
+    };
+    let same = |number: f64| moments.iter().map(|at| Some((*at, Value::Number(number)))).collect::<Cells>();
+    let joined = |a: Cells, b: Cells| a.into_iter().zip(b).map(|(a, b)| join(a, b)).collect::<Cells>();
+    Ok(match (left, right) {
+        (Some(left), Some(right)) => BTreeMap::from([(Labels::new(), joined(same(left), same(right)))]),
+        (Some(left), None) => rights.into_iter().map(|(labels, b)| (labels, joined(same(left), b))).collect(),
+        (None, Some(right)) => {
+            lefts.into_iter().map(|(labels, a)| (labels, joined(a, same(right)))).collect()
+        }
+        (None, None) => {
+            let both = rights.into_iter().filter_map(|(labels, b)| {
+                let a = lefts.remove(&labels)?;
+                Some((labels, joined(a, b)))
+            });
+            both.collect()
+        }
+    })
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "all else is no number")]
+fn number(expr: &Expr) -> Option<f64> {
+    match expr {
+        Expr::NumberLiteral(literal) => Some(literal.val),
+        Expr::Paren(paren) => number(&paren.expr),
+        _ => None,
+    }
+}
+
+fn unnamed(vector: BTreeMap<Labels, Cells>) -> BTreeMap<Labels, Cells> {
+    let unnamed = vector.into_iter().map(|(mut labels, cells)| {
+        labels.remove("__name__");
+        (labels, cells)
+    });
+    unnamed.collect()
+}
+
+/// By how much counters grew within the range, for each second of it or in all.
+fn rates(
+    range: &MatrixSelector,
+    in_all: bool,
+    moments: &[i64],
+    select: Select<'_>,
+) -> BTreeMap<Labels, Cells> {
+    let length = milliseconds(range.range);
+    let (Some(first), Some(&last)) = (moments.first(), moments.last()) else { return BTreeMap::new() };
+    let series = select(&range.vs, first.saturating_sub(length).saturating_add(1)..=last);
+    let cells = series.into_iter().map(|mut one| {
+        one.labels.remove("__name__");
+        let rate = |moment: &i64| {
+            let within: Vec<_> =
+                one.samples.iter().filter(|(at, _)| (moment - length + 1..=*moment).contains(at)).collect();
+            let ((from, _), (to, _)) = (within.first()?, within.last()?);
+            let grown =
+                |pair: &[&(i64, f64)]| if pair[1].1 >= pair[0].1 { pair[1].1 - pair[0].1 } else { pair[1].1 };
+            let sum: f64 = within.windows(2).map(grown).sum();
+            #[allow(clippy::cast_precision_loss, reason = "times in ms")]
+            let (seconds, range) = ((to - from) as f64 / 1_000.0, length as f64 / 1_000.0);
+            let rate = sum / seconds * if in_all { range } else { 1.0 };
+            (to > from).then_some((*moment, Value::Number(rate)))
+        };
+        (one.labels.clone(), moments.iter().map(rate).collect())
+    });
+    cells.collect()
 }
 
 fn newest(selector: &VectorSelector, moments: &[i64], select: Select<'_>) -> BTreeMap<Labels, Cells> {

@@ -17,6 +17,7 @@ fn lesson(hours: i64) -> Lesson {
         metrics: BTreeMap::from([("errors".to_owned(), counters)]),
         scrape_interval_ms: 15_000,
         delay_ms: 15_000,
+        ..Query::default()
     };
     let of = HistoryQuery { query, length: hours * 60 * MINUTE, warmup: 0, steps: Vec::new(), alpha: 0.01 };
     Lesson::new("shop", WantedHistory { of, source: MetricSourceSpec::default() }, NOW)

@@ -70,6 +70,7 @@ async fn asks_by_post_and_reads_series() {
             {"metric": {}, "histograms": [
                 [1, {"count": "0", "sum": "0"}],
                 [2.5, {"count": "3", "sum": "2", "buckets": [[0, "0.5", "1", "2"], [3, "-0.001", "0.001", "1"]]}],
+                [3, {"count": "6", "sum": "2", "buckets": [[3, "0", "0", "2"], [0, "-Inf", "0.1", "3"], [0, "1", "+Inf", "1"]]}],
             ]},
         ]);
         let data = json!({"resultType": "matrix", "result": matrix});
@@ -79,18 +80,21 @@ async fn asks_by_post_and_reads_series() {
     source.url.push_str("/prom/");
     let answer = ask(&source).await.unwrap();
     assert!(!answer.partial);
-    assert_eq!(answer.series[0].labels["pod"], "a");
+    assert_eq!(&answer.series[0].labels["pod"], "a");
     let samples = &answer.series[0].samples;
     assert_eq!((samples[0], samples[1].0), ((1_700_000_000_500, 1.0), 1_700_000_001_000));
     assert!(samples[1].1.is_nan());
     assert_eq!(
-        answer.series[1].labels["form"],
+        &answer.series[1].labels["form"],
         "query=up%7Ba%3D%22b%26c%22%7D%5B5m%5D&time=1700000000.012&timeout=10000ms"
     );
     assert!(answer.series[2].samples.is_empty());
     let bucket = |lower, upper, count| Bucket { lower, upper, count };
     let buckets = vec![bucket(0.5, 1.0, 2.0), bucket(-0.001, 0.001, 1.0)];
-    assert_eq!(answer.series[2].histograms, [(1_000, vec![]), (2_500, buckets)]);
+    // Zeros alone, and the ends of custom bounds.
+    let zeros = bucket(-f64::MIN_POSITIVE, f64::MIN_POSITIVE, 2.0);
+    let ends = vec![zeros, bucket(f64::NEG_INFINITY, 0.1, 3.0), bucket(1.0, f64::INFINITY, 1.0)];
+    assert_eq!(answer.series[2].histograms, [(1_000, vec![]), (2_500, buckets), (3_000, ends)]);
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ impl MetricsApi for FakeSource {
         self.asked.lock().unwrap().push(asked);
         async move {
             let one = |pod: &str, code: &str| Series {
-                labels: [("pod", pod), ("code", code)].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+                labels: [("pod", pod), ("code", code)].into_iter().collect(),
                 samples: (0..100_u32)
                     .map(|n| (T0 + i64::from(n) * INTERVAL, f64::from(n * 10)))
                     .filter(|&(at, _)| at <= at_ms)
@@ -92,7 +92,7 @@ impl MetricsApi for FakeSource {
                     let there = |le: &&str| matchers.iter().all(|m| m.name != "le" || m.is_match(le));
                     let bucket = |le: &str| {
                         let mut bucket = one("a", "200");
-                        bucket.labels.insert("le".to_owned(), le.to_owned());
+                        bucket.labels = bucket.labels.iter().chain([("le", le)]).collect();
                         bucket.samples.iter_mut().for_each(|(_, value)| *value *= 0.9);
                         bucket
                     };
@@ -155,6 +155,7 @@ fn wanted(source: &str, since: i64) -> Wanted {
         metrics: BTreeMap::from([("ratio".to_owned(), ratio)]),
         scrape_interval_ms: INTERVAL,
         delay_ms: INTERVAL,
+        ..Query::default()
     };
     let source = MetricSourceSpec {
         url: source.to_owned(),

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Pods of both cohorts, ready for long.
-fn ready(world: &BTreeMap<String, Targets>) -> Observed {
+pub(super) fn ready(world: &BTreeMap<String, Targets>) -> Observed {
     let revision = |cohort: &str| {
         let pods = world.keys().filter(|pod| pod.starts_with(cohort));
         let pods = pods.map(|pod| (pod.clone(), Pod { ready_at: Some(time(LONG_AGO)) })).collect();
@@ -174,6 +174,65 @@ fn a_growth_is_told_and_decides_nothing() {
     // From 63 s to the mean of the stretch from 15 to 18 minutes.
     assert!((record.canary.unwrap() - 10.5 * 15.4).abs() < 1.0, "{record:?}");
     assert!(record.p.unwrap() < 0.01 && !fold.regressed() && fold.safe(), "{record:?}");
+}
+
+/// Pods whose memory grows by so much each minute, seen from so many seconds after the weight.
+fn growing(canary: &[f64], baseline: &[f64], from: i64) -> BTreeMap<String, Targets> {
+    let grows = |rate: &f64| -> Vec<Increment> {
+        let mut increments = scraped(3_000, &[(0.0, 1.0); 140]);
+        increments.retain(|one| one.from >= T0 + from * SECOND);
+        for one in &mut increments {
+            #[allow(clippy::cast_precision_loss)]
+            let minutes = (one.to - T0) as f64 / 60_000.0;
+            one.events = 100.0 + rate * minutes;
+        }
+        increments
+    };
+    let pod = |cohort: &str, i: usize, rate: &f64| {
+        (format!("shop-{cohort}-{i:05}"), BTreeMap::from([("a".to_owned(), grows(rate))]))
+    };
+    let canary = canary.iter().enumerate().map(|(i, rate)| pod("new", i, rate));
+    canary.chain(baseline.iter().enumerate().map(|(i, rate)| pod("old", i, rate))).collect()
+}
+
+#[test]
+fn a_growth_decides_among_pods_of_one_age() {
+    let growth = json!([{
+        "name": "memory", "gauge": {"query": "memory_bytes", "compare": "growth"}, "tolerance": "20%"
+    }]);
+    let plan = compiled("fresh", &growth).unwrap().analysis;
+    assert!(plan.gauges[0].decides && (plan.gauges[0].limit - 0.01 / 6.0).abs() < 1e-12);
+    let alike = growing(&[5.4, 4.9, 5.3], &[5.0, 5.2, 4.8], 0);
+    let (looks, fold) = looked(&plan, &alike, 1_210);
+    assert_eq!(looks, [180, 600, 1_200]);
+    assert!(fold.safe() && !fold.regressed(), "{:?}", fold.gauges());
+    let leaks = growing(&[20.0, 21.0, 19.0], &[5.0, 5.2, 4.8], 0);
+    let (_, fold) = looked(&plan, &leaks, 200);
+    assert!(fold.regressed() && !fold.safe(), "{:?}", fold.gauges());
+    // Half a stretch is the least that says anything: before that a step is not passed.
+    let late = growing(&[5.4, 4.9, 5.3], &[5.0, 5.2, 4.8], 120);
+    let (looks, fold) = looked(&plan, &late, 350);
+    assert!(looks.is_empty() && !fold.safe());
+    assert_eq!(looked(&plan, &late, 700).0, [360, 600]);
+}
+
+#[test]
+fn what_does_not_fit_the_baseline_is_refused() {
+    let gates = json!([
+        {"name": "errors", "ratio": {"events": "errors_total", "total": "requests_total"}},
+        {"name": "memory", "gauge": {"query": "memory_bytes", "compare": "growth"}, "role": "critical"},
+    ]);
+    let share = json!([{"name": "orders", "count": {"events": "orders_total"}}]);
+    for (baseline, metrics, path) in [
+        ("stable", &gates, Some("spec.analysis.metrics[1].role")),
+        ("fresh", &gates, None),
+        ("stable", &share, None),
+        ("fresh", &share, Some("spec.analysis.metrics[0].count")),
+    ] {
+        let problems = compiled(baseline, metrics).err().unwrap_or_default();
+        let paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, path.into_iter().collect::<Vec<_>>(), "{baseline}");
+    }
 }
 
 #[test]

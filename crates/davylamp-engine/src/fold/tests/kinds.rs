@@ -116,6 +116,28 @@ fn buckets_that_go_in_mid_run_take_the_evidence_along() {
     assert!(before.log_e() > 0.0 && after.log_e() > before.log_e());
 }
 
+/// Of custom bounds, without the empty buckets: the first rounds look exponential.
+#[test]
+fn native_histograms_with_custom_bounds_are_compared() {
+    let plan = exact(&latency());
+    let bounds = [0.1, 0.25, 0.5, 1.0, 2.5];
+    let custom = |counts: [f64; 4]| -> Vec<Increment> {
+        let like = scraped(3_000, &[(0.0, counts.iter().sum()); 40]).into_iter().zip(0..);
+        let filled = like.map(|(increment, n)| {
+            let all = bounds.windows(2).zip(counts);
+            let bucket = |(ends, count): (&[f64], f64)| Bucket { lower: ends[0], upper: ends[1], count };
+            let buckets: Vec<Bucket> =
+                all.map(bucket).filter(|b| n > 3 || b.lower > 0.2 && b.upper < 2.0).collect();
+            Increment { total: buckets.iter().map(|b| b.count).sum(), buckets, ..increment }
+        });
+        filled.collect()
+    };
+    let slow = folded(&plan, 300, &two(custom(SLOW), custom(GOOD)));
+    assert!(slow.regressed() && slow.incomparable.is_empty(), "{}", slow.log_e());
+    let good = folded(&plan, 600, &two(custom(GOOD), custom(GOOD)));
+    assert!(!good.regressed() && good.safe() && good.incomparable.is_empty(), "{:?}", good.records());
+}
+
 #[test]
 fn native_histograms_are_compared() {
     let plan = exact(&latency());

@@ -35,25 +35,30 @@ pub(crate) struct Outcome {
 /// The odds and the generator that decides by them.
 #[derive(Debug)]
 pub(crate) struct Chance {
-    odds: Odds,
     /// Nothing when every answer is immediate.
     latency: Option<LogNormal<f64>>,
-    generator: Mutex<StdRng>,
+    state: Mutex<(Odds, StdRng)>,
 }
 
 impl Chance {
     pub(crate) fn new(odds: Odds, seed: u64) -> Result<Self, rand_distr::NormalError> {
         let mean = odds.latency.as_secs_f64();
         let latency = (mean > 0.0).then(|| LogNormal::from_mean_cv(mean, odds.spread)).transpose()?;
-        Ok(Self { odds, latency, generator: Mutex::new(StdRng::seed_from_u64(seed)) })
+        Ok(Self { latency, state: Mutex::new((odds, StdRng::seed_from_u64(seed))) })
+    }
+
+    /// From now on this share of requests fails.
+    pub(crate) fn set_error(&self, error: f64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0.error = error;
     }
 
     /// The fate of the next request.
     pub(crate) fn draw(&self) -> Outcome {
-        let mut generator = self.generator.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = generator.random_bool(self.odds.error);
-        let signed_up = generator.random_bool(self.odds.signup) && !failed;
-        let seconds = self.latency.map_or(0.0, |latency| latency.sample(&mut *generator));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (odds, generator) = &mut *state;
+        let failed = generator.random_bool(odds.error);
+        let signed_up = generator.random_bool(odds.signup) && !failed;
+        let seconds = self.latency.map_or(0.0, |latency| latency.sample(generator));
         Outcome { failed, signed_up, latency: Duration::from_secs_f64(seconds.min(LONGEST)) }
     }
 }
@@ -85,6 +90,14 @@ mod tests {
         assert!((1600..=2000).contains(&signups), "{signups}");
         assert!((Duration::from_micros(4800)..Duration::from_micros(5200)).contains(&(total / 10_000)));
         assert!(!outcomes.iter().any(|outcome| outcome.failed && outcome.signed_up));
+    }
+
+    #[test]
+    fn errors_can_be_switched_on() {
+        let chance = Chance::new(Odds { error: 0.0, ..ODDS }, 1).unwrap();
+        assert!(!chance.draw().failed);
+        chance.set_error(1.0);
+        assert!(chance.draw().failed);
     }
 
     #[test]

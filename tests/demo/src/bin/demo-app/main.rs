@@ -29,6 +29,9 @@ use crate::service::Service;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// An application with metrics, to try a Rollout on
+///
+/// Every path is the application, but for /metrics, /ready and /healthz, and /admin/error-rate: what is posted there, such as
+/// 20%, is the share of errors of this process from then on.
 #[derive(Debug, Parser)]
 struct Args {
     /// Address to listen on
@@ -59,6 +62,10 @@ struct Args {
     #[arg(long, env = "SIGNUP_RATE", default_value = "10%", value_parser = parse::share)]
     signup_rate: f64,
 
+    /// Memory that each request takes and leaves behind, in KiB; `process_resident_memory_bytes` shows it
+    #[arg(long, env = "LEAK", default_value_t = 0)]
+    leak: usize,
+
     /// Time from the start until it is ready
     #[arg(long, env = "STARTUP_DELAY", default_value = "0s", value_parser = parse::duration)]
     startup_delay: Duration,
@@ -84,7 +91,8 @@ async fn main() -> anyhow::Result<()> {
         spread: args.latency_spread,
     };
     let chance = Chance::new(odds, seed).context("latency")?;
-    let service = Arc::new(Service::new(args.version, chance, Instant::now() + args.startup_delay));
+    let leak = args.leak.saturating_mul(1_024);
+    let service = Arc::new(Service::new(args.version, chance, leak, Instant::now() + args.startup_delay));
 
     let address = SocketAddr::new(args.address, args.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;

@@ -1,8 +1,8 @@
 //! What the application tells Prometheus. A series of `http_requests_total` begins with the first answer of its
 //! code, as in most services: before its first error the application has no series of errors.
 
-use std::fmt;
 use std::time::Duration;
+use std::{fmt, fs};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     duration: Histogram,
     signups: Counter,
     in_flight: Gauge,
+    memory: Gauge,
 }
 
 impl Metrics {
@@ -47,7 +48,10 @@ impl Metrics {
         registry.register("signups", "Requests that signed up", signups.clone());
         let in_flight = Gauge::default();
         registry.register("http_requests_in_flight", "Requests not answered yet", in_flight.clone());
-        Self { registry, requests, duration, signups, in_flight }
+        let memory = Gauge::default();
+        let help = "Memory of the process that is in use";
+        registry.register_with_unit("process_resident_memory", help, Unit::Bytes, memory.clone());
+        Self { registry, requests, duration, signups, in_flight, memory }
     }
 
     /// Counts a request as in flight until the guard is dropped.
@@ -67,10 +71,20 @@ impl Metrics {
 
     /// Everything as text.
     pub(crate) fn exposition(&self) -> Result<String, fmt::Error> {
+        if let Some(bytes) = resident() {
+            self.memory.set(bytes);
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+/// As the system says, in bytes.
+fn resident() -> Option<i64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<i64>().ok()?.checked_mul(1_024)
 }
 
 /// A request that is in flight; also one whose client has gone ends by its drop.

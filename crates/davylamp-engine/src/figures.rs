@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 /// A time since the start, like `4:07` or `1:04:07`.
-pub(crate) fn clock(at: Duration) -> String {
+#[must_use]
+pub fn clock(at: Duration) -> String {
     let s = at.as_secs();
     match s / 3_600 {
         0 => format!("{}:{:02}", s / 60, s % 60),
@@ -12,12 +13,14 @@ pub(crate) fn clock(at: Duration) -> String {
 }
 
 /// A length of time to the second, like `4m7s`.
-pub(crate) fn length(ms: u64) -> String {
+#[must_use]
+pub fn length(ms: u64) -> String {
     davylamp_api::scalar::Duration::from_millis(ms.saturating_add(500) / 1_000 * 1_000).to_string()
 }
 
 /// A length of time as people say it, or never.
-pub(crate) fn about(seconds: Option<u64>) -> String {
+#[must_use]
+pub fn about(seconds: Option<u64>) -> String {
     let Some(s) = seconds else { return "never".to_owned() };
     match s {
         0..600 => davylamp_api::scalar::Duration::from_secs(s).to_string(),
@@ -28,7 +31,8 @@ pub(crate) fn about(seconds: Option<u64>) -> String {
 }
 
 /// With separators: `12,345`.
-pub(crate) fn count(n: u64) -> String {
+#[must_use]
+pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -41,18 +45,28 @@ pub(crate) fn count(n: u64) -> String {
 }
 
 /// A count with its noun: `1 request`, `2 requests`.
-pub(crate) fn counted(n: u64, noun: &str) -> String {
+#[must_use]
+pub fn counted(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 /// A part of a whole in percent: `0.52 %`; nothing of nothing is `-`.
-pub(crate) fn share(part: u64, whole: u64) -> String {
+#[must_use]
+pub fn share(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.2} %", 100.0 * float(part) / float(whole)) }
+}
+
+/// As many digits behind the point as say something.
+#[must_use]
+pub fn digits(x: f64) -> String {
+    let text = if x < 0.1 { format!("{x:.4}") } else { format!("{x:.2}") };
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// To be calculated with, not counted.
 #[allow(clippy::cast_precision_loss, reason = "nobody counts that far")]
-pub(crate) const fn float(n: u64) -> f64 {
+#[must_use]
+pub const fn float(n: u64) -> f64 {
     n as f64
 }
 
@@ -62,12 +76,14 @@ pub(crate) const fn float(n: u64) -> f64 {
     clippy::cast_sign_loss,
     reason = "it is no less than 0 and saturates"
 )]
-pub(crate) fn whole(x: f64) -> u64 {
+#[must_use]
+pub fn whole(x: f64) -> u64 {
     x.max(0.0).round() as u64
 }
 
 /// A whole number as an index.
-pub(crate) fn index(n: u64) -> usize {
+#[must_use]
+pub fn index(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 

@@ -3,30 +3,27 @@
 //! Takes the Rollout, what is known of the service and its forecast; gives changes, the least first. Each was tried in
 //! a forecast of its own, and alone is enough.
 
-use std::collections::BTreeMap;
-
-use anyhow::Result;
-use davylamp_api::RolloutSpec;
-use davylamp_api::rollout::{Hold, Step};
+use davylamp_api::rollout::{Analysis, Hold, Step, Strategy};
 use davylamp_api::scalar::{Duration, Percent};
-use davylamp_engine::{MetricPlan, Program};
-use serde::Serialize;
+use davylamp_stats::Error;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::{Forecast, Rate, Service, StepForecast, Verdict};
 use crate::figures::{about, count, whole};
-use crate::forecast::{Forecast, Rate, Service, StepForecast, Verdict};
+use crate::program::{Conduct, HOLD_MAX, MetricPlan};
 
 /// A change that is enough.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Advice {
+pub struct Advice {
     /// In a sentence.
-    pub(crate) text: String,
+    pub text: String,
     /// Of the Rollout, for `kubectl patch --type merge`; none when another thing must change.
-    pub(crate) patch: Option<Value>,
+    pub patch: Option<Value>,
     /// So many times the requests of now, when that is what must change.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) times_requests: Option<f64>,
+    pub times_requests: Option<f64>,
 }
 
 /// Nobody watches a step for longer.
@@ -41,17 +38,34 @@ const WEIGHTS: [u16; 22] = [
 /// Floors that people write, in hundredths of a percent.
 const FLOORS: [u16; 12] = [0, 1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500];
 
+/// What may be changed of a spec.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// How a release goes.
+    pub strategy: Strategy,
+    /// What is measured and promised, with metrics only.
+    pub analysis: Analysis,
+}
+
 /// What is changed, and for whom.
-pub(crate) struct Search<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) spec: &'a RolloutSpec,
-    pub(crate) program: &'a Program,
-    pub(crate) service: &'a Service,
+#[derive(Debug)]
+pub struct Search<'a> {
+    /// As the user has it.
+    pub written: &'a Written,
+    /// The same, as it is carried out.
+    pub conduct: &'a Conduct,
+    /// Pods that carry the full traffic.
+    pub size: i32,
+    /// What is known of the service.
+    pub service: &'a Service,
 }
 
 impl Search<'_> {
     /// Changes with which each step is judged; none when it is already, when nothing is compared, or when nothing helps.
-    pub(crate) fn advice(&self, forecast: &Forecast) -> Result<Vec<Advice>> {
+    ///
+    /// # Errors
+    /// Rates that are none.
+    pub fn advice(&self, forecast: &Forecast) -> Result<Vec<Advice>, Error> {
         if matches!(forecast.verdict(), Verdict::Judged | Verdict::NotAnalysed) {
             return Ok(Vec::new());
         }
@@ -70,18 +84,20 @@ impl Search<'_> {
     }
 
     /// Floors with which a step finds twice the events of a metric, where none does now; they make nothing worse.
-    pub(crate) fn sharper(&self, forecast: &Forecast) -> Result<Vec<Advice>> {
+    ///
+    /// # Errors
+    /// Rates that are none.
+    pub fn sharper(&self, forecast: &Forecast) -> Result<Vec<Advice>, Error> {
         let mut found = Vec::new();
-        for MetricPlan { name, floor, .. } in &self.program.conduct.analysis.metrics {
-            let Some(now) = floor.filter(|_| soonest(forecast, name).is_none()) else { continue };
+        for MetricPlan { name, floor, .. } in &self.conduct.analysis.metrics {
+            let Some(now) = floor.filter(|_| forecast.soonest(name).is_none()) else { continue };
             for floor in
                 FLOORS.into_iter().rev().map(Percent::from_basis_points).filter(|floor| floor.share() < now)
             {
                 let changed = self.with_floor(&[name], floor);
-                let Some(program) = self.compiled(&changed) else { continue };
-                let then = Forecast::new(&program, self.service)?;
-                let Some((time, step)) =
-                    soonest(&then, name).filter(|_| then.verdict() <= forecast.verdict())
+                let Some(conduct) = self.compiled(&changed) else { continue };
+                let then = Forecast::new(&conduct, self.size, self.service)?;
+                let Some((time, step)) = then.soonest(name).filter(|_| then.verdict() <= forecast.verdict())
                 else {
                     continue;
                 };
@@ -89,7 +105,7 @@ impl Search<'_> {
                     "Twice the events of {name} are found in no step; with the floor {floor} step {step} finds them in {}.",
                     about(Some(time))
                 );
-                found.push(self.change(&changed, text)?);
+                found.push(self.change(&changed, text));
                 break;
             }
         }
@@ -97,57 +113,56 @@ impl Search<'_> {
     }
 
     /// The engine's own reading of a changed spec, with the scrapes of this one.
-    fn compiled(&self, spec: &RolloutSpec) -> Option<Program> {
-        let mut program = Program::compile(self.name, spec).ok()?;
-        program.conduct.analysis.calibrate(self.program.conduct.analysis.sampling, &BTreeMap::new());
-        Some(program)
+    fn compiled(&self, spec: &Written) -> Option<Conduct> {
+        let Conduct { analysis, learnt, .. } = self.conduct;
+        Conduct::compile(&spec.strategy, &spec.analysis, analysis.sampling, learnt).ok()
     }
 
-    fn works(&self, spec: &RolloutSpec, service: &Service) -> Result<bool> {
-        let Some(program) = self.compiled(spec) else { return Ok(false) };
-        for i in 0..program.conduct.steps.len() {
-            if !passes(&program, service, i)? {
+    fn works(&self, spec: &Written, service: &Service) -> Result<bool, Error> {
+        let Some(conduct) = self.compiled(spec) else { return Ok(false) };
+        for i in 0..conduct.steps.len() {
+            if !passes(&conduct, self.size, service, i)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn found(&self, changed: &RolloutSpec, text: String) -> Result<Option<Advice>> {
+    fn found(&self, changed: &Written, text: String) -> Result<Option<Advice>, Error> {
         if !self.works(changed, self.service)? {
             return Ok(None);
         }
-        self.change(changed, text).map(Some)
+        Ok(Some(self.change(changed, text)))
     }
 
-    fn change(&self, changed: &RolloutSpec, text: String) -> Result<Advice> {
-        let patch = difference(&serde_json::to_value(self.spec)?, &serde_json::to_value(changed)?);
-        Ok(Advice { text, patch: Some(json!({"spec": patch})), times_requests: None })
+    fn change(&self, changed: &Written, text: String) -> Advice {
+        let patch = difference(&as_json(self.written), &as_json(changed));
+        Advice { text, patch: Some(json!({"spec": patch})), times_requests: None }
     }
 
     /// As they are written, or the defaults.
     fn steps(&self) -> Vec<Step> {
-        let written = self.spec.strategy.canary.steps.clone();
+        let written = self.written.strategy.canary.steps.clone();
         let default =
-            || self.program.conduct.steps.iter().map(|step| Step { weight: step.weight, ..Step::default() });
+            || self.conduct.steps.iter().map(|step| Step { weight: step.weight, ..Step::default() });
         written.unwrap_or_else(|| default().collect())
     }
 
-    fn with_steps(&self, steps: Vec<Step>) -> RolloutSpec {
-        let mut spec = self.spec.clone();
+    fn with_steps(&self, steps: Vec<Step>) -> Written {
+        let mut spec = self.written.clone();
         spec.strategy.canary.steps = Some(steps);
         spec
     }
 
     /// The smallest weights that do; a step for which there is none is left out.
-    fn other_weights(&self) -> Result<Option<Advice>> {
+    fn other_weights(&self) -> Result<Option<Advice>, Error> {
         let mut steps = self.steps();
         let mut i = 0;
         while i < steps.len() {
-            let judged = |steps: &[Step]| -> Result<bool> {
-                let Some(program) = self.compiled(&self.with_steps(steps.to_vec())) else { return Ok(false) };
-                let before = i == 0 || passes(&program, self.service, i - 1)?;
-                Ok(before && passes(&program, self.service, i)?)
+            let judged = |steps: &[Step]| -> Result<bool, Error> {
+                let Some(conduct) = self.compiled(&self.with_steps(steps.to_vec())) else { return Ok(false) };
+                let before = i == 0 || passes(&conduct, self.size, self.service, i - 1)?;
+                Ok(before && passes(&conduct, self.size, self.service, i)?)
             };
             if judged(&steps)? {
                 i += 1;
@@ -183,17 +198,21 @@ impl Search<'_> {
         self.found(&self.with_steps(steps), text)
     }
 
-    fn longer_hold(&self, forecast: &Forecast) -> Result<Option<Advice>> {
-        let Some((changed, max)) = with_hold(self.spec, forecast) else { return Ok(None) };
-        let own = self.steps().iter().any(|step| step.hold.as_ref().is_some_and(|hold| hold.max.is_some()));
+    fn longer_hold(&self, forecast: &Forecast) -> Result<Option<Advice>, Error> {
+        let Some((changed, max)) = with_hold(self.written, forecast) else { return Ok(None) };
+        // Where the steps are expanded, each has what is the default.
+        let default = self.written.analysis.hold.as_ref().and_then(|hold| hold.max).unwrap_or(HOLD_MAX);
+        let own =
+            |step: &Step| step.hold.as_ref().and_then(|hold| hold.max).is_some_and(|max| max != default);
+        let own = self.steps().iter().any(own);
         let own = if own { ", and the same for steps with a hold.max of their own" } else { "" };
         let text = format!("longer steps: spec.analysis.hold.max {max}{own}");
         self.found(&changed, text)
     }
 
-    fn more_impact(&self) -> Result<Option<Advice>> {
-        let with = |percent: u16| with_impact(self.spec, Percent::from_basis_points(100 * percent));
-        let now = whole((100.0 * self.program.conduct.analysis.impact).floor());
+    fn more_impact(&self) -> Result<Option<Advice>, Error> {
+        let with = |percent: u16| with_impact(self.written, Percent::from_basis_points(100 * percent));
+        let now = whole((100.0 * self.conduct.analysis.impact).floor());
         let (mut outside, mut inside) = (u16::try_from(now).unwrap_or(100), 100);
         if outside >= inside || !self.works(&with(inside), self.service)? {
             return Ok(None);
@@ -209,9 +228,9 @@ impl Search<'_> {
         self.found(&with(inside), text)
     }
 
-    fn with_floor(&self, names: &[&str], floor: Percent) -> RolloutSpec {
-        let mut spec = self.spec.clone();
-        for metric in spec.analysis.iter_mut().flat_map(|analysis| &mut analysis.metrics) {
+    fn with_floor(&self, names: &[&str], floor: Percent) -> Written {
+        let mut spec = self.written.clone();
+        for metric in &mut spec.analysis.metrics {
             if metric.ratio.is_some() && names.contains(&metric.name.as_str()) {
                 metric.floor = Some(floor);
             }
@@ -220,15 +239,14 @@ impl Search<'_> {
     }
 
     /// Of the metrics that fail; the nearest that does, and a smaller one rather than a larger one.
-    fn other_floor(&self, forecast: &Forecast) -> Result<Option<Advice>> {
+    fn other_floor(&self, forecast: &Forecast) -> Result<Option<Advice>, Error> {
         let rows = || forecast.steps.iter().flat_map(|step| &step.metrics);
         let fails =
             |plan: &&MetricPlan| rows().any(|row| row.metric == plan.name && row.verdict > Verdict::Judged);
-        let written = self.spec.analysis.iter().flat_map(|analysis| &analysis.metrics);
+        let written = self.written.analysis.metrics.iter();
         let ratios: Vec<_> =
             written.filter(|metric| metric.ratio.is_some()).map(|metric| &metric.name).collect();
-        let metrics =
-            self.program.conduct.analysis.metrics.iter().filter(|plan| ratios.contains(&&plan.name));
+        let metrics = self.conduct.analysis.metrics.iter().filter(|plan| ratios.contains(&&plan.name));
         let failing: Vec<_> = metrics.filter(fails).collect();
         let Some(first) = failing.first() else { return Ok(None) };
         let now = first.floor.unwrap_or(0.0);
@@ -251,10 +269,10 @@ impl Search<'_> {
     }
 
     /// When nothing else does: half of the traffic says most, a longer step more, and a larger margin needs least.
-    fn one_step(&self) -> Result<Option<Advice>> {
+    fn one_step(&self) -> Result<Option<Advice>, Error> {
         let half =
             self.with_steps(vec![Step { weight: Percent::from_basis_points(5_000), ..Step::default() }]);
-        let own = self.program.conduct.analysis.impact;
+        let own = self.conduct.analysis.impact;
         for (spec, more) in [
             (half.clone(), ""),
             (
@@ -262,11 +280,11 @@ impl Search<'_> {
                 ", with twice the events accepted: spec.analysis.maxServiceImpact 100%",
             ),
         ] {
-            let Some(program) = self.compiled(&spec).filter(|program| program.conduct.analysis.impact >= own)
-            else {
+            let Some(conduct) = self.compiled(&spec).filter(|conduct| conduct.analysis.impact >= own) else {
                 continue;
             };
-            let Some((changed, max)) = with_hold(&spec, &Forecast::new(&program, self.service)?) else {
+            let Some((changed, max)) = with_hold(&spec, &Forecast::new(&conduct, self.size, self.service)?)
+            else {
                 continue;
             };
             let text = format!("one step of 50%, and a longer one: spec.analysis.hold.max {max}{more}");
@@ -277,7 +295,7 @@ impl Search<'_> {
         Ok(None)
     }
 
-    fn more_requests(&self, forecast: &Forecast, alone: bool) -> Result<Option<Advice>> {
+    fn more_requests(&self, forecast: &Forecast, alone: bool) -> Result<Option<Advice>, Error> {
         let with = |times: f64| Service {
             rates: self
                 .service
@@ -288,7 +306,7 @@ impl Search<'_> {
             ..self.service.clone()
         };
         let (mut outside, mut inside) = (1.0_f64, 2.0);
-        while !self.works(self.spec, &with(inside))? {
+        while !self.works(self.written, &with(inside))? {
             (outside, inside) = (inside, 2.0 * inside);
             if inside > MOST_TIMES {
                 return Ok(None);
@@ -296,7 +314,7 @@ impl Search<'_> {
         }
         while inside > 1.05 * outside {
             let middle = (inside * outside).sqrt();
-            if self.works(self.spec, &with(middle))? { inside = middle } else { outside = middle }
+            if self.works(self.written, &with(middle))? { inside = middle } else { outside = middle }
         }
         let rows = forecast.steps.iter().flat_map(|step| &step.metrics);
         let worst = rows.max_by_key(|row| (row.verdict, row.promote_seconds.unwrap_or(u64::MAX)));
@@ -317,36 +335,26 @@ impl Search<'_> {
             events(times),
             count(whole(requests)),
         );
-        if !self.works(self.spec, &with(times))? {
+        if !self.works(self.written, &with(times))? {
             return Ok(None);
         }
         Ok(Some(Advice { text, patch: None, times_requests: Some(times) }))
     }
 }
 
-/// When twice the events of the metric are found first, and in which step; none when in no step within its `hold.max`.
-fn soonest(forecast: &Forecast, metric: &str) -> Option<(u64, usize)> {
-    let rows = forecast.steps.iter().flat_map(|step| step.metrics.iter().map(move |row| (step, row)));
-    let times = rows.filter(|(_, row)| row.metric == metric).filter_map(|(step, row)| {
-        let [twice, ..] = row.detect_seconds;
-        Some((twice.filter(|time| *time <= step.hold_max_seconds)?, step.step))
-    });
-    times.min()
-}
-
 /// Judged, and not only on average.
-fn passes(program: &Program, service: &Service, i: usize) -> Result<bool> {
-    Ok(StepForecast::new(program, service, i)?.is_none_or(|step| step.verdict == Verdict::Judged))
+fn passes(conduct: &Conduct, size: i32, service: &Service, i: usize) -> Result<bool, Error> {
+    Ok(StepForecast::new(conduct, size, service, i)?.is_none_or(|step| step.verdict == Verdict::Judged))
 }
 
-fn with_impact(spec: &RolloutSpec, impact: Percent) -> RolloutSpec {
+fn with_impact(spec: &Written, impact: Percent) -> Written {
     let mut spec = spec.clone();
-    spec.analysis.get_or_insert_default().max_service_impact = Some(impact);
+    spec.analysis.max_service_impact = Some(impact);
     spec
 }
 
 /// With the shortest `hold.max` that does, rounded up to what people write.
-fn with_hold(spec: &RolloutSpec, forecast: &Forecast) -> Option<(RolloutSpec, Duration)> {
+fn with_hold(spec: &Written, forecast: &Forecast) -> Option<(Written, Duration)> {
     let mut longest = 0;
     for row in forecast.steps.iter().flat_map(|step| &step.metrics) {
         longest = longest.max(row.needs()?);
@@ -359,7 +367,7 @@ fn with_hold(spec: &RolloutSpec, forecast: &Forecast) -> Option<(RolloutSpec, Du
     let max = Duration::from_secs(seconds);
     let mut spec = spec.clone();
     let raise = |hold: &mut Hold| hold.max = Some(hold.max.unwrap_or(max).max(max));
-    raise(spec.analysis.get_or_insert_default().hold.get_or_insert_default());
+    raise(spec.analysis.hold.get_or_insert_default());
     let own = spec.strategy.canary.steps.iter_mut().flatten().filter_map(|step| step.hold.as_mut());
     own.filter(|hold| hold.max.is_some()).for_each(raise);
     Some((spec, max))
@@ -369,6 +377,11 @@ fn with_hold(spec: &RolloutSpec, forecast: &Forecast) -> Option<(RolloutSpec, Du
 fn two_digits(x: f64) -> f64 {
     let unit = 10_f64.powf(x.log10().floor() - 1.0).max(1.0);
     (x / unit).ceil() * unit
+}
+
+/// Null of what cannot be written, which is nothing that was read.
+fn as_json(written: &Written) -> Value {
+    serde_json::to_value(written).unwrap_or_default()
 }
 
 /// A merge patch that makes the second of the first.
@@ -385,7 +398,7 @@ fn difference(before: &Value, after: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forecast::tests::{program, service, spec};
+    use crate::forecast::tests::{conduct, service, written};
 
     fn merge(target: &mut Value, patch: &Value) {
         let (Value::Object(into), Value::Object(fields)) = (&mut *target, patch) else {
@@ -401,14 +414,14 @@ mod tests {
         }
     }
 
-    fn searched(spec: &RolloutSpec, service: &Service) -> Vec<Advice> {
-        let program = program(spec);
-        let forecast = Forecast::new(&program, service).unwrap();
-        Search { name: "shop", spec, program: &program, service }.advice(&forecast).unwrap()
+    fn searched(spec: &Written, service: &Service) -> Vec<Advice> {
+        let conduct = conduct(spec);
+        let forecast = Forecast::new(&conduct, 10, service).unwrap();
+        Search { written: spec, conduct: &conduct, size: 10, service }.advice(&forecast).unwrap()
     }
 
     /// Each advice, applied as its reader would, leads to a plan that needs none.
-    fn tried(spec: &RolloutSpec, service: &Service) -> Vec<Advice> {
+    fn tried(spec: &Written, service: &Service) -> Vec<Advice> {
         let found = searched(spec, service);
         for one in &found {
             let mut changed = json!({"spec": spec});
@@ -422,7 +435,7 @@ mod tests {
             for rate in &mut service.rates {
                 rate.requests_per_second *= one.times_requests.unwrap_or(1.0);
             }
-            let forecast = Forecast::new(&program(&changed), &service).unwrap();
+            let forecast = Forecast::new(&conduct(&changed), 10, &service).unwrap();
             assert_eq!(forecast.verdict(), Verdict::Judged, "{one:?}: {forecast:?}");
         }
         found
@@ -436,7 +449,10 @@ mod tests {
     #[test]
     fn a_plan_that_works_needs_none() {
         assert_eq!(
-            tried(&spec(json!([{"weight": "10%"}, {"weight": "50%"}]), &Value::Null), &service(400.0, 0.005)),
+            tried(
+                &written(json!([{"weight": "10%"}, {"weight": "50%"}]), &Value::Null),
+                &service(400.0, 0.005)
+            ),
             []
         );
     }
@@ -445,7 +461,7 @@ mod tests {
     fn thin_traffic_has_its_remedies() {
         let of = |rps: f64, floor: &str| {
             let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": floor}]);
-            let found = tried(&spec(Value::Null, &json!({"metrics": metrics})), &service(rps, 0.005));
+            let found = tried(&written(Value::Null, &json!({"metrics": metrics})), &service(rps, 0.005));
             told(&found).into_iter().map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(of(20.0, "0.1%"), ["longer steps", "a larger margin", "a larger floor", "more traffic"]);
@@ -458,7 +474,7 @@ mod tests {
     #[test]
     fn steps_of_their_own_hold_are_changed_too() {
         let steps = json!([{"weight": "10%", "hold": {"max": "4m"}}, {"weight": "50%"}]);
-        let found = tried(&spec(steps, &Value::Null), &service(100.0, 0.005));
+        let found = tried(&written(steps, &Value::Null), &service(100.0, 0.005));
         let hold = found.iter().find(|one| one.text.contains("hold.max")).unwrap();
         assert_ne!(
             hold.patch.as_ref().unwrap()["spec"]["strategy"]["canary"]["steps"][0]["hold"]["max"],
@@ -469,7 +485,7 @@ mod tests {
     #[test]
     fn a_service_without_events_needs_a_floor() {
         let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": "0%"}]);
-        let spec = spec(json!([{"weight": "50%"}]), &json!({"metrics": metrics}));
+        let spec = written(json!([{"weight": "50%"}]), &json!({"metrics": metrics}));
         let found = tried(&spec, &service(200.0, 0.0));
         assert_eq!(told(&found), ["a larger floor"]);
         assert_eq!(tried(&spec, &service(0.0, 0.0)), []);
@@ -479,10 +495,10 @@ mod tests {
     fn a_floor_that_hides_twice_the_events_is_named() {
         let sharper = |floor: &str, rps: f64| {
             let metrics = json!([{"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": floor}]);
-            let spec = spec(Value::Null, &json!({"metrics": metrics}));
-            let (program, service) = (program(&spec), service(rps, 0.005));
-            let forecast = Forecast::new(&program, &service).unwrap();
-            Search { name: "shop", spec: &spec, program: &program, service: &service }
+            let spec = written(Value::Null, &json!({"metrics": metrics}));
+            let (conduct, service) = (conduct(&spec), service(rps, 0.005));
+            let forecast = Forecast::new(&conduct, 10, &service).unwrap();
+            Search { written: &spec, conduct: &conduct, size: 10, service: &service }
                 .sharper(&forecast)
                 .unwrap()
         };

@@ -3,91 +3,110 @@
 //! Takes what the engine compiled and what is known of the service; gives mean times, counted as `hold` is from the moment
 //! a weight is effective. The tests, their parameters and the data that they leave out are those of the engine. Pure.
 
-use anyhow::Result;
+mod advice;
+
 use davylamp_api::rollout::{Goal, OnInconclusive, Step};
 use davylamp_api::scalar::{Duration, Percent};
-use davylamp_engine::{CohortPods, MetricPlan, Plan, Program, pods_for};
-use davylamp_stats::{Detection, Promotion, Traffic, detect_seconds, promote_seconds};
+use davylamp_stats::{Detection, Error, Promotion, Traffic, detect_seconds, promote_seconds};
 use serde::Serialize;
 
-use crate::figures::whole;
+pub use self::advice::{Advice, Search, Written};
+use crate::figures::{about, digits, whole};
+use crate::program::{CohortPods, Conduct, MetricPlan, Plan, pods_for};
 
 /// So many times as many events has a canary that is to be found.
-pub(crate) const TIMES: [f64; 3] = [2.0, 5.0, 20.0];
+const TIMES: [f64; 3] = [2.0, 5.0, 20.0];
 /// A verdict takes so many times its mean in one case of ten.
 const SLOW: f64 = 2.0;
 /// Fewer events than any real service has; of none there is no multiple.
 const SMALLEST_RATE: f64 = 1e-7;
 
+/// Of a share that nobody knows: the default of `floor`.
+pub const ASSUMED: f64 = 0.001;
+/// Of the values of a distribution, those that are compared: at most a tenth.
+pub const TAIL: f64 = 0.05;
+
 /// What is known of the service.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Service {
+pub struct Service {
     /// In the order of the metrics.
-    pub(crate) rates: Vec<Rate>,
+    pub rates: Vec<Rate>,
     /// From its creation until a pod is ready.
-    pub(crate) pod_start: Duration,
+    pub pod_start: Duration,
 }
 
 /// What a metric counts, in all pods together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Rate {
-    pub(crate) metric: String,
-    pub(crate) requests_per_second: f64,
+pub struct Rate {
+    /// Its name.
+    pub metric: String,
+    /// What it counts its events for.
+    pub requests_per_second: f64,
     /// Events per request of the version of now.
-    pub(crate) share: f64,
+    pub share: f64,
     /// Where both come from.
-    pub(crate) from: String,
+    pub from: String,
 }
 
 /// What will become of a rollout. Times in seconds; none is never.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Forecast {
-    pub(crate) steps: Vec<StepForecast>,
+pub struct Forecast {
+    /// One by one.
+    pub steps: Vec<StepForecast>,
     /// From the release until a good version is promoted and the routes are the user's again, approvals not included.
-    pub(crate) total_seconds: Option<u64>,
+    pub total_seconds: Option<u64>,
 }
 
+/// One step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct StepForecast {
+pub struct StepForecast {
     /// Counted from 1.
-    pub(crate) step: usize,
-    pub(crate) weight: Percent,
-    pub(crate) pods: i32,
-    pub(crate) hold_min_seconds: u64,
-    pub(crate) hold_max_seconds: u64,
+    pub step: usize,
+    /// The canary's share of the traffic.
+    pub weight: Percent,
+    /// Of the canary.
+    pub pods: i32,
+    /// It passes no earlier.
+    pub hold_min_seconds: u64,
+    /// It ends by then.
+    pub hold_max_seconds: u64,
     /// Somebody must approve it, too.
-    pub(crate) approval: bool,
-    pub(crate) verdict: Verdict,
+    pub approval: bool,
+    /// The worst of its metrics.
+    pub verdict: Verdict,
     /// With the start of its pods.
-    pub(crate) seconds: u64,
-    pub(crate) metrics: Vec<Row>,
+    pub seconds: u64,
+    /// Those that decide.
+    pub metrics: Vec<Row>,
 }
 
 /// One metric in one step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Row {
-    pub(crate) metric: String,
+pub struct Row {
+    /// Its name.
+    pub metric: String,
     /// The tolerated ratio, with what pods differ by.
-    pub(crate) tolerated: f64,
+    pub tolerated: f64,
     /// The ratio that a canary must be shown to lie on the good side of.
-    pub(crate) margin: f64,
+    pub margin: f64,
     /// Until a canary that is 2, 5 and 20 times worse goes back.
-    pub(crate) detect_seconds: [Option<u64>; 3],
+    pub detect_seconds: [Option<u64>; 3],
     /// Until one that is as good as the stable version is shown to lie below the margin.
-    pub(crate) promote_seconds: Option<u64>,
+    pub promote_seconds: Option<u64>,
     /// In one case of ten it takes longer.
-    pub(crate) promote_slow_seconds: Option<u64>,
-    pub(crate) verdict: Verdict,
+    pub promote_slow_seconds: Option<u64>,
+    /// What can be said of it.
+    pub verdict: Verdict,
 }
 
 /// What can be said at the end of a step, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// A good canary passes within `hold.max`, and a very bad one is found.
     Judged,
     /// The same on average, but in more than one case of ten not within `hold.max`.
@@ -101,12 +120,15 @@ pub(crate) enum Verdict {
 }
 
 impl Forecast {
-    /// Of all steps.
-    pub(crate) fn new(program: &Program, service: &Service) -> Result<Self> {
-        let plan = &program.conduct.analysis;
+    /// Of all steps, when so many pods carry the full traffic.
+    ///
+    /// # Errors
+    /// Rates that are none.
+    pub fn new(conduct: &Conduct, size: i32, service: &Service) -> Result<Self, Error> {
+        let plan = &conduct.analysis;
         let mut steps = Vec::new();
-        for i in 0..program.conduct.steps.len() {
-            steps.extend(StepForecast::new(program, service, i)?);
+        for i in 0..conduct.steps.len() {
+            steps.extend(StepForecast::new(conduct, size, service, i)?);
         }
         let stuck =
             |step: &StepForecast| plan.on_inconclusive != OnInconclusive::Promote && step.is_inconclusive();
@@ -117,34 +139,52 @@ impl Forecast {
     }
 
     /// The worst of all steps.
-    pub(crate) fn verdict(&self) -> Verdict {
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
         self.steps.iter().map(|step| step.verdict).max().unwrap_or(Verdict::NotAnalysed)
     }
 
     /// Every step can be judged, if only on average.
-    pub(crate) fn is_judged(&self) -> bool {
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
         self.verdict() <= Verdict::OftenInconclusive
+    }
+
+    /// When twice the events of the metric are found first, and in which step; none when in no step within its `hold.max`.
+    #[must_use]
+    pub fn soonest(&self, metric: &str) -> Option<(u64, usize)> {
+        let rows = self.steps.iter().flat_map(|step| step.metrics.iter().map(move |row| (step, row)));
+        let times = rows.filter(|(_, row)| row.metric == metric).filter_map(|(step, row)| {
+            let [twice, ..] = row.detect_seconds;
+            Some((twice.filter(|time| *time <= step.hold_max_seconds)?, step.step))
+        });
+        times.min()
     }
 }
 
 impl StepForecast {
     /// Of the step of that index; None when there is none.
-    pub(crate) fn new(program: &Program, service: &Service, i: usize) -> Result<Option<Self>> {
-        let (plan, steps) = (&program.conduct.analysis, &program.conduct.steps);
+    fn new(conduct: &Conduct, size: i32, service: &Service, i: usize) -> Result<Option<Self>, Error> {
+        let (plan, steps) = (&conduct.analysis, &conduct.steps);
         let Some(step) = steps.get(i) else { return Ok(None) };
         let next = steps.get(i + 1).map_or(Percent::FULL, |next| next.weight).share();
-        let pods = |step: &Step| step.replicas.unwrap_or_else(|| pods_for(size(program), step.weight));
+        let pods = |step: &Step| step.replicas.unwrap_or_else(|| pods_for(size, step.weight));
         let (before, now) = (i.checked_sub(1).and_then(|i| steps.get(i)).map_or(0, pods), pods(step));
+        // The stable weight is spread over those of a fresh baseline, too.
+        let all = size.max(1);
+        let baseline = if plan.fresh { now } else { all };
+        let part = if plan.fresh { f64::from(now) / f64::from(all.saturating_add(now)) } else { 1.0 };
         let hold = step.hold.clone().unwrap_or_default();
         let (min, max) = (hold.min.unwrap_or_default(), hold.max.unwrap_or_default());
         let timing = Timing {
             plan,
             weight: step.weight.share(),
+            rest: (1.0 - step.weight.share()) * part,
             next,
             warm: f64::from(before.min(now)) / f64::from(now.max(1)),
             pods: CohortPods {
                 canary: u32::try_from(now).unwrap_or(1).max(1),
-                baseline: u32::try_from(size(program)).unwrap_or(1).max(1),
+                baseline: u32::try_from(baseline).unwrap_or(1).max(1),
             },
         };
         let mut metrics = Vec::new();
@@ -174,28 +214,59 @@ impl StepForecast {
         }))
     }
 
+    /// What cannot be said in time, and what follows, in a sentence for each metric.
+    pub fn troubles(&self, on_inconclusive: OnInconclusive) -> impl Iterator<Item = String> {
+        self.metrics.iter().filter_map(move |row| self.trouble(row, on_inconclusive))
+    }
+
+    fn trouble(&self, row: &Row, on_inconclusive: OnInconclusive) -> Option<String> {
+        let max = about(Some(self.hold_max_seconds));
+        let then = match on_inconclusive {
+            OnInconclusive::Pause => "pauses",
+            OnInconclusive::Promote => "is taken as passed",
+            OnInconclusive::Rollback => "is rolled back",
+        };
+        let (number, metric, margin) = (self.step, &row.metric, digits(row.margin));
+        Some(match row.verdict {
+            Verdict::Judged | Verdict::NotAnalysed => return None,
+            Verdict::OftenInconclusive => format!(
+                "Step {number} is often inconclusive: one time in ten it takes more than {} until {metric} is shown below \
+                 {margin}x; after {max} the step {then}.",
+                about(row.promote_slow_seconds)
+            ),
+            Verdict::Inconclusive => {
+                let shown = row
+                    .promote_seconds
+                    .map_or_else(|| "never".to_owned(), |time| format!("only after {}", about(Some(time))));
+                format!(
+                    "Step {number} ends inconclusive: {metric} is shown below {margin}x {shown}; after {max} the step {then}."
+                )
+            }
+            Verdict::Blind => format!(
+                "Step {number} is blind: even twenty times the events of {metric} are not found within {max}."
+            ),
+        })
+    }
+
     /// `hold.max` passes first.
-    pub(crate) fn is_inconclusive(&self) -> bool {
+    fn is_inconclusive(&self) -> bool {
         self.metrics.iter().any(|row| row.promote_seconds.is_none_or(|time| time > self.hold_max_seconds))
     }
 }
 
 impl Row {
     /// The shortest `hold.max` that would do.
-    pub(crate) fn needs(&self) -> Option<u64> {
+    fn needs(&self) -> Option<u64> {
         Some(self.promote_slow_seconds?.max(self.detect_seconds[2]?))
     }
-}
-
-/// Pods that carry the full traffic.
-pub(crate) fn size(program: &Program) -> i32 {
-    program.replicas.unwrap_or(1)
 }
 
 /// One step: how its data comes.
 struct Timing<'a> {
     plan: &'a Plan,
     weight: f64,
+    /// The baseline's share of the requests.
+    rest: f64,
     next: f64,
     /// The share of the canary's pods that were there before the step.
     warm: f64,
@@ -204,7 +275,7 @@ struct Timing<'a> {
 }
 
 impl Timing<'_> {
-    fn row(&self, metric: &MetricPlan, rate: &Rate, longest: u64) -> Result<Row> {
+    fn row(&self, metric: &MetricPlan, rate: &Rate, longest: u64) -> Result<Row, Error> {
         let (tolerated, margin) =
             (metric.tolerated_among(self.pods), metric.margin_among(self.next, self.pods));
         let promotion = Promotion {
@@ -254,12 +325,12 @@ impl Timing<'_> {
         &self,
         metric: &MetricPlan,
         rate: &Rate,
-        needed: impl Fn(&Traffic) -> Result<Option<f64>, davylamp_stats::Error>,
-    ) -> Result<[Option<u64>; 2]> {
+        needed: impl Fn(&Traffic) -> Result<Option<f64>, Error>,
+    ) -> Result<[Option<u64>; 2], Error> {
         let (goal, block_seconds) = (metric.goal, seconds(metric.block));
         let traffic = |warm: f64| {
             let canary = self.weight * warm;
-            let all = 1.0 - self.weight + canary;
+            let all = canary + self.rest * if self.plan.fresh { warm } else { 1.0 };
             let share = canary / all;
             Traffic {
                 requests_per_second: rate.requests_per_second * all,
@@ -299,23 +370,19 @@ fn ceil(seconds: f64) -> u64 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::collections::BTreeMap;
 
-    use davylamp_api::RolloutSpec;
+    use davylamp_api::rollout::Baseline;
     use davylamp_api::run::Sampling;
     use davylamp_stats::{pod_effect_margin, pod_effect_promotion_margin, pod_spread};
     use serde_json::{Value, json};
 
     use super::*;
 
-    /// A Rollout of ten pods with this analysis beside its one metric, and these steps.
-    pub(crate) fn spec(steps: Value, analysis: &Value) -> RolloutSpec {
+    /// These steps, with this analysis beside its one metric.
+    pub(super) fn written(steps: Value, analysis: &Value) -> Written {
         let mut spec = json!({
-            "replicas": 10,
-            "selector": {"matchLabels": {"app": "shop"}},
-            "template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "shop", "image": "shop:2"}]}},
-            "service": "shop",
             "strategy": {"canary": {}, "traffic": [{"gatewayAPI": {"routes": [{"kind": "HTTPRoute", "name": "shop"}]}}]},
             "analysis": {"source": "default", "metrics": [
                 {"name": "errors", "ratio": {"events": "http_requests_total{code=~\"5..\"}", "total": "http_requests_total"}},
@@ -330,15 +397,13 @@ pub(crate) mod tests {
         serde_json::from_value(spec).unwrap()
     }
 
-    pub(crate) fn program(spec: &RolloutSpec) -> Program {
-        let mut program = Program::compile("shop", spec).unwrap();
+    pub(super) fn conduct(Written { strategy, analysis }: &Written) -> Conduct {
         let sampling = Sampling { scrape_interval: Duration::from_secs(5), delay: Duration::from_secs(3) };
-        program.conduct.analysis.calibrate(Some(sampling), &BTreeMap::new());
-        program
+        Conduct::compile(strategy, analysis, Some(sampling), &BTreeMap::new()).unwrap()
     }
 
     /// Of each metric.
-    pub(crate) fn service(rps: f64, rate: f64) -> Service {
+    pub(super) fn service(rps: f64, rate: f64) -> Service {
         let rate = |metric: &str| Rate {
             metric: metric.to_owned(),
             requests_per_second: rps,
@@ -350,11 +415,11 @@ pub(crate) mod tests {
 
     #[test]
     fn rows_are_the_planners_with_what_is_left_out() {
-        let spec = spec(
+        let spec = written(
             json!([{"weight": "10%"}, {"weight": "40%"}]),
             &json!({"warmup": "60s", "settle": "20s", "maxServiceImpact": "40%", "falseRollbackRate": "2%"}),
         );
-        let forecast = Forecast::new(&program(&spec), &service(200.0, 0.005)).unwrap();
+        let forecast = Forecast::new(&conduct(&spec), 10, &service(200.0, 0.005)).unwrap();
         let [first, second] = &forecast.steps[..] else { panic!("{forecast:?}") };
         assert_eq!((first.pods, second.pods), (1, 4));
         // Ten pods that differ by 5 % are the baseline of one and of four.
@@ -391,13 +456,30 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_fresh_baseline_gets_a_part_of_the_requests() {
+        let mut spec = written(json!([{"weight": "40%"}]), &Value::Null);
+        spec.strategy.canary.baseline = Some(Baseline::Fresh);
+        let forecast = Forecast::new(&conduct(&spec), 10, &service(200.0, 0.005)).unwrap();
+        let spread = pod_spread(0.05, 4, 4).unwrap();
+        let margin = pod_effect_promotion_margin(1.5, spread, 0.05).unwrap();
+        // Four of fourteen pods get it of what the canary does not get; they are warm as late.
+        let all = 0.4 + 0.6 * 4.0 / 14.0;
+        let traffic =
+            Traffic { requests_per_second: 200.0 * all, weight: 0.4 / all, rate: 0.005, block_seconds: 15.0 };
+        let promotion = Promotion { margin, beta: 0.05, absolute: Some((0.001, 1.0)) };
+        let promote = promote_seconds(&traffic, &promotion).unwrap().unwrap();
+        let planned = forecast.steps[0].metrics[0].promote_seconds.unwrap();
+        assert!(planned.abs_diff(ceil(120.0 + promote + 5.0)) <= 1, "{planned} {promote}");
+    }
+
+    #[test]
     fn each_metric_has_its_share_of_false_rollbacks() {
         let two = json!({"metrics": [
             {"name": "errors", "ratio": {"events": "a", "total": "b"}, "floor": "0%"},
             {"name": "slow", "ratio": {"events": "c", "total": "b"}, "tolerance": "0%"},
         ]});
-        let spec = spec(json!([{"weight": "20%"}]), &two);
-        let forecast = Forecast::new(&program(&spec), &service(100.0, 0.01)).unwrap();
+        let spec = written(json!([{"weight": "20%"}]), &two);
+        let forecast = Forecast::new(&conduct(&spec), 10, &service(100.0, 0.01)).unwrap();
         let rows = &forecast.steps[0].metrics;
         let traffic = Traffic { requests_per_second: 100.0, weight: 0.2, rate: 0.01, block_seconds: 15.0 };
         let spread = pod_spread(0.05, 2, 10).unwrap();
@@ -413,8 +495,9 @@ pub(crate) mod tests {
     #[test]
     fn what_cannot_be_said_in_time_is_named() {
         let of = |rps, max: &str, on: &str| {
-            let spec = spec(json!([{"weight": "10%"}]), &json!({"hold": {"max": max}, "onInconclusive": on}));
-            Forecast::new(&program(&spec), &service(rps, 0.005)).unwrap()
+            let spec =
+                written(json!([{"weight": "10%"}]), &json!({"hold": {"max": max}, "onInconclusive": on}));
+            Forecast::new(&conduct(&spec), 10, &service(rps, 0.005)).unwrap()
         };
         let row = of(20.0, "60m", "pause").steps[0].metrics[0].clone();
         let minutes = |seconds: Option<u64>| format!("{}s", seconds.unwrap());
@@ -431,9 +514,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_service_without_events_is_measured_by_the_floor() {
-        let spec = spec(json!([{"weight": "50%"}]), &Value::Null);
-        let row =
-            |rate| Forecast::new(&program(&spec), &service(200.0, rate)).unwrap().steps[0].metrics[0].clone();
+        let spec = written(json!([{"weight": "50%"}]), &Value::Null);
+        let row = |rate| {
+            Forecast::new(&conduct(&spec), 10, &service(200.0, rate)).unwrap().steps[0].metrics[0].clone()
+        };
         let (none, few) = (row(0.0), row(0.000_1));
         for (none, few) in none.detect_seconds.iter().zip(few.detect_seconds) {
             assert!(none.unwrap().abs_diff(few.unwrap()) < 120, "{none:?} {few:?}");
@@ -442,8 +526,8 @@ pub(crate) mod tests {
 
     #[test]
     fn without_metrics_the_shortest_hold_counts() {
-        let spec = spec(json!([{"weight": "50%"}]), &json!({"metrics": []}));
-        let forecast = Forecast::new(&program(&spec), &service(1.0, 0.0)).unwrap();
+        let spec = written(json!([{"weight": "50%"}]), &json!({"metrics": []}));
+        let forecast = Forecast::new(&conduct(&spec), 10, &service(1.0, 0.0)).unwrap();
         assert_eq!((forecast.verdict(), forecast.steps[0].seconds), (Verdict::NotAnalysed, 190));
         assert!(!forecast.is_judged());
     }

@@ -1,0 +1,99 @@
+//! What is remembered of a long run stays small.
+
+use davylamp_api::status::AnalysisStatus;
+
+use super::gauges::ready;
+use super::*;
+
+const DAY: i64 = 86_400_000;
+const MINUTE: i64 = 60_000;
+const PODS: usize = 16;
+
+/// A number of its own for each of these.
+fn noise(parts: [i64; 3]) -> f64 {
+    let mixed = parts.iter().fold(7_u64, |sum, part| {
+        (sum ^ part.unsigned_abs()).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+    });
+    f64::from(u32::try_from(mixed >> 40).unwrap()) / f64::from(1 << 24)
+}
+
+/// Twenty of forty buckets, others at each scrape.
+fn buckets(seed: [i64; 3]) -> Vec<Bucket> {
+    let bound = |i: i32| if i == 0 { f64::NEG_INFINITY } else { 0.001 * 1.2_f64.powi(i) };
+    let first = i32::from(noise(seed) < 0.5) * 20;
+    let bucket = |i: i32| Bucket {
+        lower: bound(i),
+        upper: bound(i + 1),
+        count: (100.0 * noise([seed[0], seed[1], i64::from(i)])).floor(),
+    };
+    (first..first + 20).map(bucket).collect()
+}
+
+#[test]
+fn after_a_day_with_ten_metrics_a_status_is_small() {
+    let mut metrics = Vec::new();
+    for i in 0..4 {
+        metrics.push(json!({"name": format!("a-metric-with-a-long-name-of-a-ratio-{i}"), "ratio": {"events": "e", "total": "t"}}));
+    }
+    for i in 0..2 {
+        metrics.push(json!({"name": format!("a-metric-with-a-long-name-of-times-{i}"), "distribution": {"histogram": "h"}}));
+    }
+    for i in 0..4 {
+        metrics.push(
+            json!({"name": format!("a-metric-with-a-long-name-of-a-gauge-{i}"), "gauge": {"query": "g"}}),
+        );
+    }
+    let plan = plan_of(&json!(metrics));
+    let pods: BTreeMap<_, _> = ["new", "old"]
+        .into_iter()
+        .flat_map(|cohort| (0..PODS).map(move |i| (format!("shop-{cohort}-{i:05}"), Targets::new())))
+        .collect();
+    let observed = ready(&pods);
+    let (mut checkpoint, mut largest, mut until) = (opened(&plan), [0; 2], T0 + MINUTE);
+    while until <= T0 + DAY {
+        let since = checkpoint.folded_until;
+        let of_metric = |(name, kind): (String, i64)| {
+            let of_pod = |(i, pod): (i64, &String)| {
+                let increments = (since / INTERVAL..until / INTERVAL).map(|round| {
+                    let seed = [round, i, kind];
+                    let buckets = if kind == 1 { buckets(seed) } else { Vec::new() };
+                    let total = match kind {
+                        0 => 100.0,
+                        1 => buckets.iter().map(|bucket| bucket.count).sum(),
+                        _ => 1.0,
+                    };
+                    let events =
+                        if kind == 2 { 1e8 + 1e6 * noise(seed) } else { (3.0 * noise(seed)).floor() };
+                    Increment { from: round * INTERVAL, to: (round + 1) * INTERVAL, events, total, buckets }
+                });
+                (pod.clone(), BTreeMap::from([("a".to_owned(), increments.collect())]))
+            };
+            (name, MetricSamples { pods: (0..).zip(pods.keys()).map(of_pod).collect() })
+        };
+        let kinds = plan.metrics.iter().map(|metric| {
+            (metric.name.clone(), i64::from(matches!(metric.query, MetricQuery::Distribution { .. })))
+        });
+        let gauges = plan.gauges.iter().map(|gauge| (gauge.name.clone(), 2));
+        let metrics = kinds.chain(gauges).map(of_metric).collect();
+        let mut fold = Fold::new(&plan, &checkpoint, Percent::from_basis_points(5_000), Percent::FULL);
+        fold.take(&Samples { since, until, failing: None, metrics }, &observed, &cohorts());
+        while fold.look().is_some() {}
+        checkpoint = fold.checkpoint(time(until));
+        let analysis = AnalysisStatus {
+            metrics: fold.statuses(),
+            gauges: fold.gauges(),
+            checkpoint: Some(checkpoint.clone()),
+            ..AnalysisStatus::default()
+        };
+        let sizes = [serde_json::to_string(&checkpoint), serde_json::to_string(&analysis)];
+        for (most, size) in largest.iter_mut().zip(sizes) {
+            *most = size.unwrap().len().max(*most);
+        }
+        until += MINUTE;
+    }
+    assert!(checkpoint.folded_until > T0 + DAY - MINUTE, "all of the day was folded");
+    // 1.2 KB a ratio with its incidents, 2 KB a distribution, 1.2 KB a gauge of ten pods: 24 KB are for all of a status.
+    let [checkpoint, analysis] = largest;
+    assert!(checkpoint <= 15 * 1_024, "a checkpoint of {checkpoint} bytes");
+    assert!(analysis <= 18 * 1_024, "an analysis of {analysis} bytes");
+}
