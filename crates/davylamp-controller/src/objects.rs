@@ -49,8 +49,8 @@ pub fn revision_name(rollout: &str, hash: &str) -> String {
 }
 
 /// A `ReplicaSet` of a revision, or of its fresh baseline. The selector of the user, and the hash; the template of the user,
-/// and our labels. By its hash a baseline's pods are behind the stable Service; by its role no other `ReplicaSet` takes them
-/// for its own, nor it others.
+/// and our labels. By its hash a baseline's pods are behind the stable Service; its role keeps it from pods of the
+/// revision's own `ReplicaSet`, and that leaves the baseline's alone because they have an owner.
 #[must_use]
 pub fn replica_set(
     subject: &Subject,

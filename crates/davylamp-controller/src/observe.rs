@@ -263,21 +263,19 @@ impl Parents for Caches {
 }
 
 /// An address where the source that the Rollout lacks may be, if there is no source at all.
-#[must_use]
-pub fn suggested(subject: &Subject, caches: &Caches, suggestion: &Suggestion) -> Option<Suggested> {
-    if source(subject, caches) != Source::NotFound || !caches.sources.keys().is_empty() {
+fn suggested(source: &Source, key: &Key, caches: &Caches, suggestion: &Suggestion) -> Option<Suggested> {
+    if *source != Source::NotFound || !caches.sources.keys().is_empty() {
         return None;
     }
     let url = suggestion.current(|| {
         let services = caches.services.list(None, |_| true);
-        let of = |service: &Arc<ServiceView>| {
-            let meta = &service.metadata;
-            Some((meta.namespace.clone()?, meta.name.clone()?, service.spec.value()))
+        let of = |service: &'_ Arc<ServiceView>| {
+            let (meta, service) = (&service.metadata, Arc::clone(service));
+            Some((meta.namespace.clone()?, meta.name.clone()?, move || service.spec.value()))
         };
-        let all: Vec<_> = services.iter().filter_map(of).collect();
-        addresses(all.iter().map(|(namespace, name, spec)| (namespace.as_str(), name.as_str(), spec.clone())))
+        addresses(services.iter().filter_map(of))
     })?;
-    Some(Suggested { url, namespace: subject.key.namespace.clone() })
+    Some(Suggested { url, namespace: key.namespace.clone() })
 }
 
 /// The world of one Rollout, from the caches, the sample buffer, and what other Rollouts have noticed.
@@ -286,11 +284,13 @@ pub fn world(
     subject: &Subject,
     caches: &Caches,
     sampler: &Sampler,
+    suggestion: &Suggestion,
     memory: &Memory,
     incidents: BTreeMap<String, Instant>,
 ) -> Observed {
     let Subject { key, uid, view, .. } = subject;
     let metadata = &view.metadata;
+    let source = source(subject, caches);
     Observed {
         meta: Meta {
             name: key.name.clone(),
@@ -307,11 +307,11 @@ pub fn world(
         entrance: entrance(subject, caches),
         routes: routes(subject, caches),
         actions: actions(key, caches),
-        source: source(subject, caches),
+        suggested: suggested(&source, key, caches, suggestion),
+        source,
         samples: sampler.samples(key).map(|samples| (*samples).clone()),
         learnt: sampler.learnt(key).map(|learnt| (*learnt).clone()),
         incidents,
-        ..Observed::default()
     }
 }
 

@@ -6,6 +6,7 @@ use davylamp_api::k8s_openapi::api::core::v1::ObjectReference;
 use davylamp_api::labels::{self, MANAGER_STATUS};
 use davylamp_api::run::{DecisionRecord, RolloutRunStatus, digest};
 use davylamp_api::status::{ActionOutcome, Pending};
+use davylamp_engine::observed::{baseline_of, of_baseline};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use serde_json::{Value, json};
@@ -88,22 +89,19 @@ impl Outbox {
         let Some(mut there) = self.caller.call("get RolloutRun", api.get_opt(run)).await? else {
             return Ok(());
         };
-        let status = there.data.get("status").cloned().unwrap_or_else(|| json!({"last": 0}));
-        let mut status: RolloutRunStatus = match serde_json::from_value(status) {
-            Ok(status) => status,
-            Err(error) => {
-                warn!(run, %error, "the record of a run cannot be read: nothing is added to it");
-                return Ok(());
+        let status = there.data.get("status").cloned();
+        let status = status.map_or_else(|| Ok(RolloutRunStatus::default()), serde_json::from_value);
+        match status {
+            Ok(mut status) if pending.record.number > status.last => {
+                append(&mut status, pending, &there.data["spec"]);
+                there.data["status"] = serde_json::to_value(&status).unwrap_or_default();
+                let params =
+                    PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
+                let replace = api.replace_status(run, &params, &there);
+                self.caller.call("replace RolloutRunStatus", replace).await?;
             }
-        };
-        let number = pending.record.number;
-        if number > status.last {
-            append(&mut status, pending, &there.data["spec"]);
-            there.data["status"] = serde_json::to_value(&status).unwrap_or_default();
-            let params =
-                PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
-            let body = there.clone();
-            self.caller.call("replace RolloutRunStatus", api.replace_status(run, &params, &body)).await?;
+            Ok(_) => {}
+            Err(error) => warn!(run, %error, "the record of a run cannot be read: nothing is added to it"),
         }
         if pending.outcome.is_some() {
             let patch = json!({"metadata": {"labels": {labels::ACTIVE: null}}});
@@ -204,10 +202,12 @@ impl Outbox {
     ) -> Result<(), CallError> {
         let used = [&status.stable, &status.canary].into_iter().flatten().map(|r| r.hash.as_str());
         let used: Vec<&str> = used.chain(status.old.as_ref().map(|o| o.hash.as_str())).collect();
-        let mut idle: Vec<_> = caches
-            .replica_sets_of(&subject.key, &subject.uid)
-            .into_iter()
-            .filter(|(hash, set)| set.spec.replicas == Some(0) && !used.contains(&hash.as_str()))
+        let there = caches.replica_sets_of(&subject.key, &subject.uid);
+        // A fresh baseline is no revision, and goes with its own.
+        let is_revision = |hash: &str| of_baseline(hash).is_none() && !used.contains(&hash);
+        let mut idle: Vec<_> = there
+            .iter()
+            .filter(|(hash, set)| set.spec.replicas == Some(0) && is_revision(hash))
             .map(|(hash, set)| {
                 let number = set
                     .metadata
@@ -223,6 +223,11 @@ impl Outbox {
         for (_, hash) in idle.iter().skip(keep) {
             let name = crate::objects::revision_name(&subject.key.name, hash);
             info!(revision = hash, "an old revision is beyond revisionHistoryLimit");
+            let baseline = baseline_of(hash);
+            if there.contains_key(&baseline) {
+                let name = crate::objects::revision_name(&subject.key.name, &baseline);
+                self.delete(&sets, "delete ReplicaSet", &name).await?;
+            }
             self.delete(&sets, "delete ReplicaSet", &name).await?;
             self.delete(&revisions, "delete ControllerRevision", &name).await?;
         }
@@ -266,8 +271,17 @@ fn append(status: &mut RolloutRunStatus, pending: &Pending, spec: &Value) {
         "{FULL}: later decisions are in the events of the Rollout only; first: {}",
         record.message.chars().take(900).collect::<String>()
     );
-    let (metrics, gauges, young) = Default::default();
-    status.decisions.push(DecisionRecord { message, metrics, gauges, young, gap: Some(true), ..record });
+    let (metrics, gauges, expressions, young) = Default::default();
+    let rest = DecisionRecord { split: None, ..record };
+    status.decisions.push(DecisionRecord {
+        message,
+        metrics,
+        gauges,
+        expressions,
+        young,
+        gap: Some(true),
+        ..rest
+    });
 }
 
 fn size(part: &impl serde::Serialize) -> usize {

@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use davylamp_engine::observed::Observed;
 use davylamp_engine::{Decision, Desired, Wake, decide};
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
@@ -109,9 +108,7 @@ async fn pass(key: &Key, ctx: &Context) -> Result<Action, ReconcileError> {
     let memory = ctx.memories.get(key, &subject.uid);
     ctx.incidents.note(key, &subject.status);
     let incidents = ctx.incidents.of_others(key, now);
-    let suggested = observe::suggested(&subject, &ctx.caches, &ctx.suggestion);
-    let observed = observe::world(&subject, &ctx.caches, &ctx.sampler, &memory, incidents);
-    let observed = Observed { suggested, ..observed };
+    let observed = observe::world(&subject, &ctx.caches, &ctx.sampler, &ctx.suggestion, &memory, incidents);
     let Decision { status, desired, wake } = decide(&subject.input, &subject.status, &observed, now);
 
     // The names of Services and routes in the next status count for what follows.

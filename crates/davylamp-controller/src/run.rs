@@ -89,9 +89,8 @@ pub async fn run(
     let queue = Queue::default();
     let (caches, keys) = watch_all(&client, &telemetry, &queue, &mut tasks);
     let held = Wakes { queue: queue.clone(), rollouts: caches.rollouts.clone() };
-    let woken = queue.clone();
+    let (found, woken) = (held.clone(), queue.clone());
     let metrics = Arc::new(Counted::new(metrics, telemetry.clone()));
-    let found = Wakes { queue: queue.clone(), rollouts: caches.rollouts.clone() };
     let suggestion = Suggestion::new(metrics.clone(), clock, move || found.wake_sourceless());
     let sampler = Sampler::new(metrics, clock, move |key| woken.push(key.clone()));
     let caller = Caller::new(client.clone(), config.call_limit, telemetry.clone());
@@ -289,6 +288,7 @@ fn watch_all(
 }
 
 /// Finds the Rollouts that an object is of.
+#[derive(Clone)]
 struct Wakes {
     queue: Queue,
     rollouts: cache::Cache<RolloutView>,
@@ -307,44 +307,42 @@ impl Wakes {
 
     /// Rollouts whose spec names the object in this field; the text is compact, so this finds all, and at worst more.
     fn by_name<K: Resource>(&self, field: &'static str) -> impl FnMut(&K) + Send + 'static {
-        let (queue, rollouts, mut label) = (self.queue.clone(), self.rollouts.clone(), self.by_label::<K>());
+        let (wakes, mut label) = (self.clone(), self.by_label::<K>());
         move |object: &K| {
             label(object);
             let meta = object.meta();
             let mention = format!("\"{field}\":\"{}\"", meta.name.as_deref().unwrap_or_default());
             let mentions =
                 |r: &RolloutView| r.spec.as_str().contains(&mention) || r.status.as_str().contains(&mention);
-            for rollout in rollouts.list(meta.namespace.as_deref(), mentions) {
-                queue.push(Key::of(&*rollout));
-            }
+            wakes.wake(meta.namespace.as_deref(), mentions);
         }
     }
 
     /// Rollouts that use templates, for those may use others: in the namespace of the object, if it has one.
     fn with_templates<K: Resource>(&self) -> impl FnMut(&K) + Send + 'static {
-        let (queue, rollouts) = (self.queue.clone(), self.rollouts.clone());
+        let wakes = self.clone();
         move |object: &K| {
             let uses = |r: &RolloutView| r.spec.as_str().contains("\"templates\":[{");
-            for rollout in rollouts.list(object.meta().namespace.as_deref(), uses) {
-                queue.push(Key::of(&*rollout));
-            }
+            wakes.wake(object.meta().namespace.as_deref(), uses);
         }
     }
 
     /// Rollouts whose routes are driven.
     fn in_flight<K: Resource>(&self) -> impl FnMut(&K) + Send + 'static {
-        let wakes = Self { queue: self.queue.clone(), rollouts: self.rollouts.clone() };
+        let wakes = self.clone();
         move |_: &K| wakes.wake_driven()
     }
 
     fn wake_sourceless(&self) {
-        for rollout in self.rollouts.list(None, |r| r.status.as_str().contains("\"SourceNotFound\"")) {
-            self.queue.push(Key::of(&*rollout));
-        }
+        self.wake(None, |r| r.status.as_str().contains("\"SourceNotFound\""));
     }
 
     fn wake_driven(&self) {
-        for rollout in self.rollouts.list(None, |r| r.status.as_str().contains("\"originals\"")) {
+        self.wake(None, |r| r.status.as_str().contains("\"originals\""));
+    }
+
+    fn wake(&self, namespace: Option<&str>, which: impl Fn(&RolloutView) -> bool) {
+        for rollout in self.rollouts.list(namespace, which) {
             self.queue.push(Key::of(&*rollout));
         }
     }

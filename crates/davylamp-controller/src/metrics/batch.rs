@@ -79,19 +79,16 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
     };
     let text = |metric: &String, asked: &MetricQuery| -> Result<Text, ScopeError> {
         let named = query.cohorts.as_ref().ok_or(ScopeError::NoCohorts);
-        if let Some(told) = query.told.get(metric) {
-            let sides = Sides::told(told, named?, &scope)?;
-            return Ok(Text { questions: bind_sides(asked, &scope, &sides)?, sides: Some(sides) });
-        }
-        let questions = match asked {
-            MetricQuery::Expression { .. } => bind_sides(asked, &scope, &Sides::of_pods(named?, &scope)?)?,
-            MetricQuery::Counters { .. }
-            | MetricQuery::Counter { .. }
-            | MetricQuery::Gauge { .. }
-            | MetricQuery::Slower { .. }
-            | MetricQuery::Distribution { .. } => bind(asked, &scope)?,
+        let sides = match query.told.get(metric) {
+            Some(told) => Some(Sides::told(told, named?, &scope)?),
+            None if matches!(asked, MetricQuery::Expression { .. }) => Some(Sides::of_pods(named?, &scope)?),
+            None => None,
         };
-        Ok(Text { questions, sides: None })
+        let questions = match &sides {
+            Some(sides) => bind_sides(asked, &scope, sides)?,
+            None => bind(asked, &scope)?,
+        };
+        Ok(Text { questions, sides })
     };
     let of_metric = |(metric, asked): (&String, &MetricQuery)| {
         let failed = |error| Failure {
@@ -112,15 +109,17 @@ pub async fn fetch_once(
     wanted: &Wanted,
     until: i64,
 ) -> Result<Samples, impl fmt::Display + use<>> {
-    fetch(api, &texts(namespace, wanted), wanted, until).await
+    fetch(api, &texts(namespace, wanted), wanted, until, None).await
 }
 
-/// The increments of all metrics after `since`, up to `until`.
+/// The increments of all metrics after `since`, up to `until`. What is `known` of the same, and costs a question a round, is
+/// not asked again.
 pub(super) async fn fetch(
     api: &dyn MetricsApi,
     texts: &Result<Texts, Failure>,
     wanted: &Wanted,
     until: i64,
+    known: Option<&Samples>,
 ) -> Result<Samples, Failure> {
     let Wanted { query, source } = wanted;
     let failed = |metric: &str, error: QueryError| Failure {
@@ -143,8 +142,9 @@ pub(super) async fn fetch(
     let texts = texts.as_ref().map_err(Clone::clone)?;
     let most = source.limits().samples();
     // Owned: a stream of borrowed items is not `Send` for every lifetime.
-    let pairs: Vec<_> =
-        texts.iter().map(|(metric, text)| (metric, text, asked_for(text, query, &window))).collect();
+    let known_until = known.map_or(query.since, |known| known.until);
+    let asked = |text| asked_for(text, query, &window, known_until);
+    let pairs: Vec<_> = texts.iter().map(|(metric, text)| (metric, text, asked(text))).collect();
     let mut questions = BTreeMap::new();
     for (metric, _, pair) in &pairs {
         for question in pair {
@@ -175,25 +175,34 @@ pub(super) async fn fetch(
             Some(sides) => Cow::Owned(sides.as_pods(of(n), window.pod_label)),
             None => Cow::Borrowed(of(n)),
         };
-        let (first, second) = (as_pods(0), as_pods(1));
-        let (first, second) = (&*first, &*second);
         let increments = match &texts.questions {
             Questions::Expression(_) => {
                 let values = asked.iter().filter_map(|one| Some((one.at, answers.get(one)?)));
-                numbers(values).map_err(|error| failed(metric, error))?
+                let new = numbers(values).map_err(|error| failed(metric, error))?;
+                let old = known.and_then(|known| known.metrics.get(metric)).and_then(alone);
+                let old = old.into_iter().flatten().filter(|one| one.to > query.since).cloned();
+                as_alone(old.chain(new).collect())
             }
-            Questions::Counter(_) => of_counter(first, &window),
-            Questions::Gauge(_) => of_gauge(first, &window),
-            Questions::Distribution(_) => distribution(first, second, &window),
+            Questions::Counter(_) => of_counter(&as_pods(0), &window),
+            Questions::Gauge(_) => of_gauge(&as_pods(0), &window),
+            Questions::Distribution(_) => distribution(&as_pods(0), &as_pods(1), &window),
             Questions::Ratio { buckets, .. } => {
                 let window = Window { rest: buckets.is_some(), ..window };
-                match (increments(first, second, &window), buckets) {
-                    (Ok(increments), _) => increments,
-                    (Err(NoRatio::NoBucket), Some(buckets)) => {
-                        let bounds = bounds(api, wanted, &buckets.over(window.memory), until).await;
+                match increments(&as_pods(0), &as_pods(1), &window) {
+                    Ok(increments) => increments,
+                    Err(NoRatio::Unmatched(error)) => {
+                        return Err(failed(metric, QueryError::Unmatched(error)));
+                    }
+                    Err(NoRatio::NoBucket) => {
+                        let bounds = match buckets {
+                            Some(buckets) => {
+                                let text = buckets.over(window.memory);
+                                bounds(api, wanted, Question { text, at: until, width: texts.width() }).await
+                            }
+                            None => Vec::new(),
+                        };
                         return Err(failed(metric, QueryError::NoBucket(bounds)));
                     }
-                    (Err(error), _) => return Err(failed(metric, QueryError::NoRatio(error))),
                 }
             }
         };
@@ -202,13 +211,20 @@ pub(super) async fn fetch(
     Ok(samples)
 }
 
-/// The queries of one metric.
-fn asked_for(text: &Text, query: &Query, window: &Window<'_>) -> Vec<Question> {
+impl Text {
+    /// So many series a pod may have, if that is not the source's to say.
+    fn width(&self) -> Option<usize> {
+        self.sides.as_ref().map(|_| MOST_OF_GATEWAY)
+    }
+}
+
+/// The queries of one metric; of an expression, those after what is known.
+fn asked_for(text: &Text, query: &Query, window: &Window<'_>, known_until: i64) -> Vec<Question> {
     let until = window.until;
     let range = until.saturating_sub(query.since).saturating_add(window.memory);
     // So that each scrape is the newest at one of these moments; the last of them lies after `until`.
     let step = (query.scrape_interval_ms / 2).max(1);
-    let width = text.sides.as_ref().map(|_| MOST_OF_GATEWAY);
+    let width = text.width();
     match &text.questions {
         Questions::Ratio { events, total, .. } => {
             [events, total].map(|one| Question { text: one.over(range), at: until, width }).to_vec()
@@ -218,12 +234,14 @@ fn asked_for(text: &Text, query: &Query, window: &Window<'_>) -> Vec<Question> {
         }
         Questions::Expression(one) => {
             let rounds = ends_of_rounds(query.since, until, query.scrape_interval_ms).into_iter();
-            rounds.map(|at| Question { text: one.at_once(), at, width: Some(usize::MAX) }).collect()
+            let new = rounds.filter(|at| *at > known_until);
+            new.map(|at| Question { text: one.at_once(), at, width: Some(usize::MAX) }).collect()
         }
         Questions::Distribution(folded) => {
             let (range, at) = (range.saturating_add(step), until.saturating_add(step));
-            let values = Question { text: folded.values(range, step), at, width: Some(MOST_BUCKETS) };
-            vec![values, Question { text: folded.times(range, step), at, width: None }]
+            let buckets = Some(width.unwrap_or(MOST_BUCKETS));
+            let values = Question { text: folded.values(range, step), at, width: buckets };
+            vec![values, Question { text: folded.times(range, step), at, width }]
         }
     }
 }
@@ -235,7 +253,7 @@ fn ends_of_rounds(since: i64, until: i64, interval: i64) -> Vec<i64> {
 }
 
 /// The values of an expression; where there is none, nothing.
-fn numbers<'s>(values: impl Iterator<Item = (i64, &'s Vec<Series>)>) -> Result<MetricSamples, QueryError> {
+fn numbers<'s>(values: impl Iterator<Item = (i64, &'s Vec<Series>)>) -> Result<Vec<Increment>, QueryError> {
     let mut numbers = Vec::new();
     for (at, series) in values {
         if series.len() > 1 {
@@ -251,8 +269,17 @@ fn numbers<'s>(values: impl Iterator<Item = (i64, &'s Vec<Series>)>) -> Result<M
             buckets: Vec::new(),
         }));
     }
-    let alone = BTreeMap::from([(String::new(), numbers)]);
-    Ok(MetricSamples { pods: BTreeMap::from([(String::new(), alone)]) })
+    Ok(numbers)
+}
+
+/// What is of no pod and of no target.
+fn as_alone(increments: Vec<Increment>) -> MetricSamples {
+    let alone = BTreeMap::from([(String::new(), increments)]);
+    MetricSamples { pods: BTreeMap::from([(String::new(), alone)]) }
+}
+
+fn alone(samples: &MetricSamples) -> Option<&Vec<Increment>> {
+    samples.pods.get("")?.get("")
 }
 
 /// One query.
@@ -266,11 +293,10 @@ struct Question {
 }
 
 /// The bounds that there are, for a person who has written another one; none if that cannot be said.
-async fn bounds(api: &dyn MetricsApi, wanted: &Wanted, buckets: &str, until: i64) -> Vec<Duration> {
-    let question = Question { text: buckets.to_owned(), at: until, width: None };
-    let series = ask(api, wanted, &question).await.unwrap_or_default();
-    let unit =
-        if in_milliseconds(buckets.split("_bucket{").next().unwrap_or_default()) { 1.0 } else { 1_000.0 };
+async fn bounds(api: &dyn MetricsApi, wanted: &Wanted, buckets: Question) -> Vec<Duration> {
+    let series = ask(api, wanted, &buckets).await.unwrap_or_default();
+    let histogram = buckets.text.split("_bucket{").next().unwrap_or_default();
+    let unit = if in_milliseconds(histogram) { 1.0 } else { 1_000.0 };
     let ms = series.iter().filter_map(|one| one.labels.get("le")?.parse::<f64>().ok()).map(|le| le * unit);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 1e9")]
     let bounds: BTreeSet<u64> = ms

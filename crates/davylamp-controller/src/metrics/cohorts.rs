@@ -7,10 +7,9 @@ use davylamp_api::rollout::{CohortBy, Cohorts, ServiceForm};
 use davylamp_engine::expression::Side;
 use davylamp_engine::{Named, Names};
 use promql_parser::label::{MatchOp, Matcher};
-use promql_parser::parser::token::T_EQL_REGEX;
 
 use super::Series;
-use super::scope::{GENERATED, Scope, ScopeError, literal};
+use super::scope::{GENERATED, Scope, ScopeError, literal, regex};
 
 /// What ingress-nginx names the Service of a canary by.
 const NGINX_CANARY: &str = "canary";
@@ -38,7 +37,7 @@ impl Sides {
     pub(super) fn told(told: &Cohorts, named: &Named, scope: &Scope<'_>) -> Result<Self, ScopeError> {
         let label = told.label.as_deref().unwrap_or("service");
         let namespace_label = told.namespace_label.map_or(scope.namespace_label, |label| label.as_str());
-        let namespace = Matcher::new(MatchOp::Equal, namespace_label, scope.namespace);
+        let namespace = Scope { namespace_label, ..*scope }.namespace();
         let ns = literal(scope.namespace);
         match (told.by, told.form.unwrap_or_default()) {
             (CohortBy::Pod, _) => Self::of_pods(named, scope),
@@ -66,8 +65,7 @@ impl Sides {
 
     /// By the names of pods.
     pub(super) fn of_pods(named: &Named, scope: &Scope<'_>) -> Result<Self, ScopeError> {
-        let namespace = Matcher::new(MatchOp::Equal, scope.namespace_label, scope.namespace);
-        Self::of(scope.pod_label, named, vec![namespace], |names| literal(&names.pods) + GENERATED)
+        Self::of(scope.pod_label, named, vec![scope.namespace()], |names| literal(&names.pods) + GENERATED)
     }
 
     fn of(
@@ -130,10 +128,6 @@ fn traefik(ns: &str, service: &str) -> String {
     format!(
         "(?:httproute-{ns}-[a-z0-9-]+-gw-[a-z0-9-]+-[0-9]+-[0-9a-f]{{20}}-svc-{ns}-{service}-[0-9]+|{ns}-{service}-(?:http-)?[0-9]+)@kubernetesgateway"
     )
-}
-
-fn regex(label: &str, values: String) -> Result<Matcher, ScopeError> {
-    Matcher::new_matcher(T_EQL_REGEX, label.to_owned(), values).map_err(|_| ScopeError::NoCohorts)
 }
 
 #[cfg(test)]

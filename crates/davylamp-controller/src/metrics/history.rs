@@ -170,9 +170,9 @@ impl Lesson {
         self.history.take().map(|history| (history, trouble))
     }
 
-    pub(super) fn finish(&mut self, learnt: Learnt, now: i64) {
+    pub(super) fn finish(&mut self, learnt: Arc<Learnt>, now: i64) {
         self.running = None;
-        self.learnt = Some((now, Arc::new(learnt)));
+        self.learnt = Some((now, learnt));
     }
 
     pub(super) fn learnt(&self) -> Option<Arc<Learnt>> {

@@ -37,14 +37,18 @@ pub struct Window<'a> {
 }
 
 /// Why two answers are no ratio.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoRatio {
     /// Of two counters.
-    #[error(transparent)]
-    Unmatched(#[from] Unmatched),
+    Unmatched(Unmatched),
     /// A histogram counts, but has no such bucket.
-    #[error("no bucket has the bound of slowerThan")]
     NoBucket,
+}
+
+impl From<Unmatched> for NoRatio {
+    fn from(error: Unmatched) -> Self {
+        Self::Unmatched(error)
+    }
 }
 
 /// Events grow at a target that has no total, while its pod has one elsewhere: they would be lost without a word.
@@ -165,27 +169,33 @@ fn targets<'a>(series: &'a [Series], window: &Window<'_>) -> Targets<'a> {
     let oldest = window.since.saturating_sub(window.memory);
     let mut targets = Targets::new();
     for (pod, by_labels) in by_pod {
-        let mut last: Option<(&Labels, String)> = None;
+        let mut texts = TargetTexts::default();
         for (labels, mut points) in by_labels {
             points.retain(|&(at, value)| at > oldest && at <= window.until && is_count(value));
             points.sort_by_key(|&(at, _)| at);
             points.dedup_by_key(|&mut (at, _)| at);
             if !points.is_empty() {
-                // Most series of a pod are of one target.
-                let text = match &last {
-                    Some((other, text)) if same_target(other, labels) => text.clone(),
-                    Some(_) | None => target_text(labels),
-                };
-                last = Some((labels, text.clone()));
-                targets.entry(pod).or_default().entry(text).or_default().push(points);
+                targets.entry(pod).or_default().entry(texts.of(labels)).or_default().push(points);
             }
         }
     }
     targets
 }
 
-fn same_target(one: &Labels, other: &Labels) -> bool {
-    TARGET_LABELS.iter().all(|label| one.get(label) == other.get(label))
+/// Most series of a pod are of one target: its text is written once.
+#[derive(Default)]
+struct TargetTexts<'a> {
+    last: Option<(&'a Labels, String)>,
+}
+
+impl<'a> TargetTexts<'a> {
+    fn of(&mut self, labels: &'a Labels) -> String {
+        let same = |other: &Labels| TARGET_LABELS.iter().all(|label| other.get(label) == labels.get(label));
+        match &self.last {
+            Some((other, text)) if same(other) => text.clone(),
+            Some(_) | None => self.last.insert((labels, target_text(labels))).1.clone(),
+        }
+    }
 }
 
 fn target_text(labels: &Labels) -> String {
@@ -250,9 +260,10 @@ fn remembered(then: i64, at: i64, memory: i64) -> bool {
 #[must_use]
 pub fn distribution(values: &[Series], times: &[Series], window: &Window<'_>) -> MetricSamples {
     let mut counted: BTreeMap<(&str, String), BTreeMap<i64, Counted>> = BTreeMap::new();
+    let mut texts = TargetTexts::default();
     for one in values {
         let Some(pod) = pod_of(one, window) else { continue };
-        let counted = counted.entry((pod, target_text(&one.labels))).or_default();
+        let counted = counted.entry((pod, texts.of(&one.labels))).or_default();
         if let Some(le) = one.labels.get("le").and_then(|le| le.parse().ok()) {
             for &(at, value) in one.samples.iter().filter(|(_, value)| is_count(*value)) {
                 counted.entry(at).or_default().below.push((le, value));
@@ -493,6 +504,7 @@ mod tests {
         let window = window(STEP, 9 * STEP);
         assert!(increments(&events(3.0, 3.0), &total, &window).is_ok());
         let lost = increments(&events(3.0, 4.0), &total, &window).unwrap_err();
+        let NoRatio::Unmatched(lost) = lost else { panic!("{lost:?}") };
         assert_eq!(
             lost.to_string(),
             "the events of pod a come from {container=\"proxy\"}, but its total from {container=\"app\"}: \

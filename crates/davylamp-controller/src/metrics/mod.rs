@@ -1,8 +1,9 @@
 //! From the counters of a metric source to increments: what the engine is told of the metrics of a Rollout.
 //!
-//! [`sampler`] decides when to ask, `history` which part of the past, `batch` asks for all metrics of a Rollout at once, [`scope`] writes what is asked,
-//! [`prometheus`] carries it with what `access` knows of the source, [`increments`] folds the answers. Nothing here decides
-//! anything about a Rollout.
+//! [`sampler`] decides when to ask, `history` which part of the past, `batch` asks for all metrics of a Rollout at once,
+//! [`scope`] writes what is asked, with `cohorts` where a gateway counts, [`prometheus`] carries it with what `access` knows of
+//! the source and reads `labels`, [`increments`] folds the answers. [`suggestion`] looks for a source where there is none.
+//! Nothing here decides anything about a Rollout.
 
 mod access;
 mod batch;
@@ -192,7 +193,7 @@ pub enum QueryError {
     Selector(#[from] ScopeError),
     /// The answers are no ratio.
     #[error(transparent)]
-    NoRatio(#[from] increments::NoRatio),
+    Unmatched(increments::Unmatched),
     /// An expression has several values.
     #[error("{0} series where one number is wanted: aggregate them, as by sum(..) or max(..)")]
     NotOneNumber(usize),
@@ -222,7 +223,7 @@ impl QueryError {
             Self::TooLarge(_) | Self::TooManySeries { .. } | Self::TooManySamples(_) => "TooWide",
             Self::Partial => "PartialAnswer",
             Self::Selector(_) => "InvalidSelector",
-            Self::NoRatio(_) => "TargetsDiffer",
+            Self::Unmatched(_) => "TargetsDiffer",
             Self::NotOneNumber(_) => "NotOneNumber",
             Self::NoBucket(_) => "NoBucket",
         }

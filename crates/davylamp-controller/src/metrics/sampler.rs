@@ -30,7 +30,7 @@ use crate::key::Key;
 
 /// A window is not longer than this: after a pause, the next follows when the engine has read it.
 const LONGEST_WINDOW_MS: i64 = 600_000;
-/// The same in rounds, where each is a question of its own.
+/// So many rounds are read at once, where each is a question of its own.
 const LONGEST_ROUNDS: i64 = 20;
 /// Nothing is asked again before this.
 const SHORTEST_INTERVAL_MS: i64 = 1_000;
@@ -249,15 +249,16 @@ impl Rollout {
 }
 
 impl Wanted {
-    /// The newest data time that may be read, within the longest window.
-    fn until(&self, now: i64) -> i64 {
+    /// The newest data time that may be read, within the longest window, when so much is known.
+    fn until(&self, now: i64, known: Option<&Samples>) -> i64 {
         let newest = now.saturating_sub(self.query.delay_ms);
         let interval = self.query.scrape_interval_ms.max(SHORTEST_INTERVAL_MS);
         let is_expression = |query: &MetricQuery| matches!(query, MetricQuery::Expression { .. });
         let asks_each_round = self.query.metrics.values().any(is_expression);
-        let longest =
-            if asks_each_round { LONGEST_ROUNDS.saturating_mul(interval) } else { LONGEST_WINDOW_MS };
-        newest.min(self.query.since.saturating_add(longest.min(LONGEST_WINDOW_MS)))
+        let since = self.query.since;
+        let known_until = known.map_or(since, |known| known.until.max(since));
+        let rounds = if asks_each_round { LONGEST_ROUNDS.saturating_mul(interval) } else { i64::MAX };
+        newest.min(known_until.saturating_add(rounds)).min(since.saturating_add(LONGEST_WINDOW_MS))
     }
 
     /// The same is wanted as before, from the same time or a later one.
@@ -331,7 +332,7 @@ enum Answered {
     Learnt {
         key: Key,
         wanted: Arc<WantedHistory>,
-        learnt: Box<Learnt>,
+        learnt: Arc<Learnt>,
     },
 }
 
@@ -412,7 +413,7 @@ impl Inner {
         let (key, wanted) = (key.clone(), Arc::clone(&lesson.wanted));
         let (batch, handle) = abortable(async move {
             let learnt = aside(move || history.learn(trouble.as_deref())).await;
-            Answered::Learnt { key, wanted, learnt: Box::new(learnt) }
+            Answered::Learnt { key, wanted, learnt: Arc::new(learnt) }
         });
         lesson.run(handle);
         Some(batch.boxed())
@@ -429,7 +430,7 @@ impl Inner {
         let (question, texts) = (lesson.question(since), Arc::clone(&lesson.texts));
         let patience = lesson.patience(now);
         let (batch, handle) = abortable(async move {
-            let outcome = timeout(patience, fetch(&*api, &texts, &question, until)).await;
+            let outcome = timeout(patience, fetch(&*api, &texts, &question, until, None)).await;
             let outcome = outcome.unwrap_or_else(|_| Err(Failure::of_source(&question, QueryError::Timeout)));
             Answered::Past { key, wanted, since, outcome }
         });
@@ -442,7 +443,8 @@ impl Inner {
         loop {
             let key = next_due(&state.rollouts, source, served, now)?;
             let rollout = state.rollouts.get_mut(&key)?;
-            let until = rollout.wanted.until(now);
+            let known = rollout.samples.clone();
+            let until = rollout.wanted.until(now, known.as_deref());
             if until <= rollout.wanted.query.since {
                 rollout.due = rollout.wanted.due_after(now);
                 continue;
@@ -451,7 +453,7 @@ impl Inner {
             let (api, wanted) = (Arc::clone(&self.api), Arc::clone(&rollout.wanted));
             let texts = Arc::clone(&rollout.texts);
             let (batch, handle) = abortable(async move {
-                let outcome = fetch(&*api, &texts, &wanted, until).await;
+                let outcome = fetch(&*api, &texts, &wanted, until, known.as_deref()).await;
                 Answered::Samples { key, wanted, outcome }
             });
             rollout.running = Some(handle);
@@ -479,7 +481,7 @@ impl Inner {
                 let lesson = state.lesson(&key, &wanted);
                 let wake = lesson.is_some();
                 if let Some(lesson) = lesson {
-                    lesson.finish(*learnt, now);
+                    lesson.finish(learnt, now);
                 }
                 (key, wake)
             }

@@ -39,6 +39,18 @@ pub struct Scope<'a> {
     pub enforced: Option<&'a EnforcedLabel>,
 }
 
+impl Scope<'_> {
+    /// The matcher that each query carries.
+    pub(super) fn namespace(&self) -> Matcher {
+        Matcher::new(MatchOp::Equal, self.namespace_label, self.namespace)
+    }
+}
+
+/// The label has a value that matches as a whole.
+pub(super) fn regex(label: &str, values: String) -> Result<Matcher, ScopeError> {
+    Matcher::new_matcher(T_EQL_REGEX, label.to_owned(), values).map_err(|_| ScopeError::NoCohorts)
+}
+
 /// Why a selector cannot be bound.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ScopeError {
@@ -139,7 +151,7 @@ pub fn bind(metric: &MetricQuery, scope: &Scope<'_>) -> Result<Questions, ScopeE
         return Err(ScopeError::NoPods);
     }
     let pods: Vec<_> = scope.pods.iter().map(|prefix| literal(prefix) + GENERATED).collect();
-    questions(metric, scope, scope.pod_label, &of_pods(scope, &pods.join("|"))?)
+    questions(metric, scope, scope.pod_label, &of_pods(scope, pods.join("|"))?)
 }
 
 /// The same of a metric whose cohorts are told apart otherwise, or of an expression.
@@ -151,9 +163,8 @@ pub(super) fn bind_sides(
     let MetricQuery::Expression { query } = metric else {
         return questions(metric, scope, sides.label(), &sides.matchers()?);
     };
-    let namespace = [Matcher::new(MatchOp::Equal, scope.namespace_label, scope.namespace)];
     let text = expression::parse(query)?.bound(|side| {
-        let ours = side.map_or_else(|| namespace.to_vec(), |side| sides.matchers_of(side));
+        let ours = side.map_or_else(|| vec![scope.namespace()], |side| sides.matchers_of(side));
         enforced(scope, ours)
     })?;
     Ok(Questions::Expression(Bound(text)))
@@ -170,14 +181,12 @@ pub fn of_workload(
     let (namespace_label, pod_label) = (source.namespace_label(), source.pod_label());
     let enforced = source.enforced_label.as_ref();
     let scope = Scope { namespace_label, namespace, pod_label, pods: &BTreeSet::new(), enforced };
-    let pods = of_pods(&scope, &format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))?;
+    let pods = of_pods(&scope, format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))?;
     questions(metric, &scope, pod_label, &pods)
 }
 
-fn of_pods(scope: &Scope<'_>, pods: &str) -> Result<Vec<Matcher>, ScopeError> {
-    let pods = Matcher::new_matcher(T_EQL_REGEX, scope.pod_label.to_owned(), pods.to_owned());
-    let pods = pods.map_err(|_| ScopeError::NoCohorts)?;
-    Ok(vec![Matcher::new(MatchOp::Equal, scope.namespace_label, scope.namespace), pods])
+fn of_pods(scope: &Scope<'_>, pods: String) -> Result<Vec<Matcher>, ScopeError> {
+    Ok(vec![scope.namespace(), regex(scope.pod_label, pods)?])
 }
 
 /// `told` is the label that tells cohorts apart, `ours` are the matchers that make series theirs.
@@ -188,32 +197,30 @@ fn questions(
     ours: &[Matcher],
 ) -> Result<Questions, ScopeError> {
     let ours = enforced(scope, ours.to_vec())?;
-    let bound =
-        |selector: VectorSelector, suffix: &str, matcher: &str| bound(selector, suffix, matcher, &ours);
+    let bound = |selector: VectorSelector, suffix: &str| bound(selector, suffix, None, &ours);
     Ok(match metric {
         MetricQuery::Expression { .. } => return Err(ScopeError::NoCohorts),
         MetricQuery::Counters { events, total } => Questions::Ratio {
-            events: bound(plain(events)?, "", ""),
-            total: bound(plain(total)?, "", ""),
+            events: bound(plain(events)?, ""),
+            total: bound(plain(total)?, ""),
             buckets: None,
         },
-        MetricQuery::Counter { counter } => Questions::Counter(bound(plain(counter)?, "", "")),
-        MetricQuery::Gauge { gauge } => Questions::Gauge(bound(plain(gauge)?, "", "")),
+        MetricQuery::Counter { counter } => Questions::Counter(bound(plain(counter)?, "")),
+        MetricQuery::Gauge { gauge } => Questions::Gauge(bound(plain(gauge)?, "")),
         MetricQuery::Slower { histogram: text, than } => {
             let selector = histogram(text)?;
             let below = bound_of(selector.name.as_deref().unwrap_or_default(), *than);
-            let le = format!("le=~{},", quoted(&below));
             Questions::Ratio {
-                events: bound(selector.clone(), "_bucket", &le),
-                total: bound(selector.clone(), "_count", ""),
-                buckets: Some(bound(selector, "_bucket", "")),
+                events: self::bound(selector.clone(), "_bucket", Some(&regex("le", below)?), &ours),
+                total: bound(selector.clone(), "_count"),
+                buckets: Some(bound(selector, "_bucket")),
             }
         }
         MetricQuery::Distribution { histogram: text } => {
             let selector = histogram(text)?;
             Questions::Distribution(Folded {
-                buckets: bound(selector.clone(), "_bucket", ""),
-                native: bound(selector, "", ""),
+                buckets: bound(selector.clone(), "_bucket"),
+                native: bound(selector, ""),
                 by: {
                     let more = [told].into_iter().filter(|told| *told != scope.pod_label);
                     let more = more.filter(|told| !TARGET_LABELS.contains(told));
@@ -255,15 +262,11 @@ fn enforced(scope: &Scope<'_>, ours: Vec<Matcher>) -> Result<Vec<Matcher>, Scope
 }
 
 /// The selector of `name` and suffix with its own matchers, one more, and ours.
-fn bound(selector: VectorSelector, suffix: &str, matcher: &str, ours: &[Matcher]) -> Bound {
+fn bound(selector: VectorSelector, suffix: &str, more: Option<&Matcher>, ours: &[Matcher]) -> Bound {
     let mut query = selector.name.unwrap_or_default();
     query.push_str(suffix);
     query.push('{');
-    for matcher in &selector.matchers.matchers {
-        write_matcher(&mut query, matcher);
-    }
-    query.push_str(matcher);
-    for matcher in ours {
+    for matcher in selector.matchers.matchers.iter().chain(more).chain(ours) {
         write_matcher(&mut query, matcher);
     }
     // The comma behind the last one.

@@ -35,14 +35,16 @@ const USUAL: [(&str, &str); 13] = [
     ("cortex-nginx", "/prometheus"),
 ];
 
-/// The addresses of those Services, given as namespace, name and spec, that have such a name; the more usual first.
-pub fn addresses<'a>(services: impl Iterator<Item = (&'a str, &'a str, Value)>) -> Vec<String> {
+/// The addresses of those Services, given as namespace, name and how to read the spec, that have such a name; the more usual
+/// first.
+pub fn addresses(services: impl Iterator<Item = (String, String, impl FnOnce() -> Value)>) -> Vec<String> {
     let mut found: Vec<_> = services
         .filter_map(|(namespace, name, spec)| {
             let is_it = |(usual, _): &(&str, &str)| {
                 name.strip_suffix(usual).is_some_and(|rest| rest.is_empty() || rest.ends_with('-'))
             };
             let at = USUAL.iter().position(is_it)?;
+            let spec = spec();
             let ports = spec.get("ports")?.as_array()?;
             let web = |port: &&Value| {
                 port.get("name")
@@ -67,11 +69,10 @@ pub struct Suggestion {
 }
 
 #[derive(Default)]
-enum Found {
-    #[default]
-    Nothing,
-    Asking,
-    At(Instant, Option<String>),
+struct Found {
+    address: Option<String>,
+    asked: Option<Instant>,
+    asking: bool,
 }
 
 impl fmt::Debug for Suggestion {
@@ -86,38 +87,33 @@ impl Suggestion {
         Self { api, clock, found: Arc::default(), wake: Arc::new(wake) }
     }
 
-    /// The address that answered first; asks these in the background when that is unknown.
+    /// The address that answered first; asks these in the background when that is unknown, or too long ago.
     #[must_use]
     pub fn current(&self, addresses: impl FnOnce() -> Vec<String>) -> Option<String> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*found {
-            Found::Asking => return None,
-            Found::At(at, address) if at.elapsed() < LASTS => return address.clone(),
-            Found::At(..) | Found::Nothing => {}
-        }
-        let addresses = addresses();
-        *found = if addresses.is_empty() { Found::At(Instant::now(), None) } else { Found::Asking };
-        drop(found);
-        if !addresses.is_empty() {
-            let this = self.clone();
+        if !found.asking && found.asked.is_none_or(|asked| asked.elapsed() >= LASTS) {
+            found.asking = true;
+            let (this, addresses) = (self.clone(), addresses());
             tokio::spawn(async move { this.ask(addresses).await });
         }
-        None
+        found.address.clone()
     }
 
     async fn ask(self, addresses: Vec<String>) {
-        let mut found = None;
+        let mut address = None;
         for url in addresses {
             let source = MetricSourceSpec { url, ..MetricSourceSpec::default() };
             let asked = self.api.query(&source, "vector(1)", self.clock.now_ms());
             if matches!(timeout(PATIENCE, asked).await, Ok(Ok(_))) {
-                found = Some(source.url);
+                address = Some(source.url);
                 break;
             }
         }
-        let some = found.is_some();
-        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Found::At(Instant::now(), found);
-        if some {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = found.address != address;
+        *found = Found { address, asked: Some(Instant::now()), asking: false };
+        drop(found);
+        if is_news {
             (self.wake)();
         }
     }
@@ -151,7 +147,11 @@ mod tests {
             ("monitoring", "prometheus", json!({})),
         ];
         assert_eq!(
-            addresses(services.into_iter()),
+            addresses(
+                services
+                    .into_iter()
+                    .map(|(namespace, name, spec)| { (namespace.to_owned(), name.to_owned(), move || spec) })
+            ),
             [
                 "http://prometheus-operated.monitoring.svc:9090",
                 "http://kps-prometheus.monitoring.svc:9091",
@@ -161,9 +161,9 @@ mod tests {
     }
 
     /// Answers at one address, never at another, and refuses all others.
-    struct Some;
+    struct OneAnswers;
 
-    impl MetricsApi for Some {
+    impl MetricsApi for OneAnswers {
         fn query<'a>(
             &'a self,
             source: &'a MetricSourceSpec,
@@ -185,14 +185,14 @@ mod tests {
     async fn the_first_that_answers_is_told_and_nothing_is_asked_twice() {
         let (sender, mut woken) = tokio::sync::mpsc::unbounded_channel();
         let clock = Clock::virtual_from(davylamp_api::Instant::UNIX_EPOCH);
-        let suggestion = Suggestion::new(Arc::new(Some), clock, move || sender.send(()).unwrap());
+        let suggestion = Suggestion::new(Arc::new(OneAnswers), clock, move || sender.send(()).unwrap());
         let all =
             || ["http://other", "http://silent", "http://there", "http://more"].map(str::to_owned).to_vec();
         assert_eq!(suggestion.current(all), None);
         assert_eq!(suggestion.current(|| unreachable!("it is being asked")), None);
         woken.recv().await.unwrap();
         let known = suggestion.current(|| unreachable!("it is known"));
-        assert_eq!(known.as_deref(), Option::Some("http://there"));
+        assert_eq!(known.as_deref(), Some("http://there"));
         assert!(woken.is_empty());
     }
 }

@@ -39,6 +39,25 @@ fn a_leak_is_told_from_what_fills_with_age() {
 }
 
 #[test]
+fn a_fresh_baseline_is_kept_and_goes_with_its_revision() {
+    let mut scenario: Scenario = serde_yaml::from_str(LEAK).unwrap();
+    scenario.rollout["spec"]["revisionHistoryLimit"] = json!(1);
+    let report = simulate(&scenario, 1, &mut |_| {}).unwrap();
+    assert_eq!(report.failures, [""; 0]);
+    let of = |kind: &str| {
+        let mut names: Vec<_> = report.objects.keys().filter(|name| name.starts_with(kind)).collect();
+        names.sort();
+        names.into_iter().map(|name| name.trim_start_matches(kind)).collect::<Vec<_>>()
+    };
+    let (mut sets, revisions) = (of("ReplicaSet/"), of("ControllerRevision/"));
+    let baselines: Vec<_> = sets.extract_if(.., |name| name.ends_with("-baseline")).collect();
+    // That in use and the one that was rejected; the baseline is that of the one in use.
+    assert_eq!((sets.len(), baselines.len()), (2, 1), "{sets:?} {baselines:?}");
+    assert_eq!(sets, revisions);
+    assert!(sets.iter().any(|set| baselines[0] == format!("{set}-baseline")), "{sets:?} {baselines:?}");
+}
+
+#[test]
 fn against_pods_that_are_older_a_good_version_seems_to_leak() {
     let mut scenario: Scenario = serde_yaml::from_str(LEAK).unwrap();
     scenario.rollout["spec"]["strategy"]["canary"]["baseline"] = json!("stable");

@@ -34,9 +34,8 @@ impl<F: Fn(&str, i64) -> Vec<Series> + Send + Sync> MetricsApi for Source<F> {
 }
 
 fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> Series {
-    let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     Series {
-        labels,
+        labels: labels.iter().copied().collect(),
         samples: samples.iter().map(|&(n, value)| (n * STEP, value)).collect(),
         ..Series::default()
     }
@@ -63,7 +62,7 @@ async fn fetched<F: Fn(&str, i64) -> Vec<Series> + Send + Sync>(
     answer: F,
 ) -> (Result<Samples, String>, Vec<(String, i64)>) {
     let source = Source { answer, asked: Mutex::default() };
-    let samples = fetch(&source, &texts("shop", wanted), wanted, until * STEP).await;
+    let samples = fetch(&source, &texts("shop", wanted), wanted, until * STEP, None).await;
     (samples.map_err(|failure| failure.to_string()), source.asked.into_inner().unwrap())
 }
 

@@ -94,7 +94,7 @@ fn a_source_that_fails_is_asked_again_and_not_for_long() {
         ),
         "{trouble}"
     );
-    lesson.finish(history.learn(Some(&trouble)), NOW + 60_000);
+    lesson.finish(Arc::new(history.learn(Some(&trouble))), NOW + 60_000);
     assert_eq!(
         lesson.learnt().unwrap().metrics["errors"].reason.as_deref().map(|r| r.starts_with(&trouble)),
         Some(true)
@@ -110,7 +110,7 @@ fn what_was_read_whole_lasts_as_long_as_it_reaches_back() {
     let mut lesson = lesson(12);
     windows(&mut lesson, Vec::new());
     let (history, _) = lesson.close().unwrap();
-    lesson.finish(history.learn(None), NOW);
+    lesson.finish(Arc::new(history.learn(None)), NOW);
     assert!(lesson.lasts(NOW + 719 * MINUTE) && !lesson.is_stale(NOW + 719 * MINUTE));
     assert!(!lesson.lasts(NOW + 720 * MINUTE) && lesson.is_stale(NOW + 720 * MINUTE));
 }

@@ -41,6 +41,8 @@ enum Behaviour {
     Floods,
     /// Nine of ten are below half a second.
     Buckets,
+    /// To whatever expression.
+    IsOne,
 }
 
 impl FakeSource {
@@ -103,6 +105,10 @@ impl MetricsApi for FakeSource {
                         .collect();
                 }
                 Behaviour::Answers | Behaviour::Buckets => {}
+                Behaviour::IsOne => {
+                    let one = Series { samples: vec![(at_ms, 1.0)], ..Series::default() };
+                    return Ok(Answer { series: vec![one], partial: false });
+                }
                 Behaviour::Floods => answer.series = (0..51).map(|n| one("a", &n.to_string())).collect(),
             }
             Ok(answer)
@@ -193,6 +199,30 @@ async fn asks_at_once_and_then_when_a_round_can_be_read() {
     scene.until(136).await;
     assert_eq!(scene.api.take_times(), [90, 90, 105, 105, 120, 120]);
     assert_eq!(scene.woken(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_round_of_an_expression_is_asked_for_once_though_rounds_are_short() {
+    let scene = Scene::new();
+    scene.api.set("prom", Behaviour::IsOne);
+    let mut wanted = wanted("prom", 0);
+    wanted.query.scrape_interval_ms = SECOND;
+    wanted.query.cohorts = Some(davylamp_engine::Named::of("web", "new", "old", None));
+    let query = "sum(rate(e{{{canary}}}[1m]))".to_owned();
+    wanted.query.metrics = BTreeMap::from([("ratio".to_owned(), MetricQuery::Expression { query })]);
+    scene.sampler.want(&key("shop"), Some(wanted.clone()));
+    // The engine moves `since` once a minute.
+    for minute in 1..=3 {
+        scene.until(60 * minute + 15).await;
+        let since = 60 * (minute - 1);
+        let (times, samples) = (scene.api.take_times(), scene.sampler.samples(&key("shop")).unwrap());
+        assert_eq!(times, (since + 1..=since + 60).collect::<Vec<_>>());
+        let rounds: Vec<_> =
+            samples.metrics["ratio"].pods[""][""].iter().map(|i| (i.to - T0) / SECOND).collect();
+        assert_eq!(rounds, times);
+        wanted.query.since = T0 + 60 * minute * SECOND;
+        scene.sampler.want(&key("shop"), Some(wanted.clone()));
+    }
 }
 
 #[tokio::test(start_paused = true)]
