@@ -1,6 +1,8 @@
 //! `Rollout`: the workload and how it is released. Written by the user; the controller only patches its status, its
 //! finalizer and, once, an absent `replicas`.
 
+use std::fmt;
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -422,6 +424,17 @@ pub struct Cohorts {
     /// The label in which the namespace of the Rollout stands. Default that of the `MetricSource`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_label: Option<NamespaceLabel>,
+}
+
+/// "by service".
+impl fmt::Display for Cohorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.by, self.label.as_deref().unwrap_or_default()) {
+            (CohortBy::Pod, _) => f.write_str("by pod"),
+            (CohortBy::Service, _) => f.write_str("by service"),
+            (CohortBy::Labels, label) => write!(f, "by label {label}"),
+        }
+    }
 }
 
 /// What tells cohorts apart.

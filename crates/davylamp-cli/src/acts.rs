@@ -6,13 +6,13 @@ use std::thread;
 use anyhow::{Context, Result};
 use davylamp_sim::{Report, Scenario, simulate};
 
+use crate::figures::counted;
 use crate::input;
 use crate::pace::Speed;
 use crate::planned::Planned;
 use crate::rates::Known;
 use crate::show::Show;
 use crate::summary::{met, outcome};
-use davylamp_engine::figures::counted;
 
 /// At this speed the story takes about a minute.
 pub(crate) const SPEED: &str = "35x";
@@ -133,7 +133,7 @@ mod tests {
     fn the_story_takes_about_a_minute() {
         let ms = ACTS.iter().map(|act| simulate(&act.scenario().unwrap(), 1, &mut |_| {}).unwrap().ended_ms);
         let Speed::Times(times) = SPEED.parse().unwrap() else { panic!("a story without a pace") };
-        let seconds = davylamp_engine::figures::float(ms.sum()) / 1_000.0 / times;
+        let seconds = crate::figures::float(ms.sum()) / 1_000.0 / times;
         assert!((45.0..=70.0).contains(&seconds), "{seconds}");
     }
 

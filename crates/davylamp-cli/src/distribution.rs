@@ -12,7 +12,7 @@ use anyhow::Result;
 use davylamp_sim::{Report, Scenario, simulate};
 use serde::Serialize;
 
-use davylamp_engine::figures::{count, counted, float, index, length, whole};
+use crate::figures::{count, counted, float, index, length, whole};
 
 /// Of each run, what is needed.
 struct Run {

@@ -115,11 +115,8 @@ fn kind_and_selectors(metric: &Metric) -> String {
         distribution.as_ref().map(|Distribution { histogram }| format!("distribution of {histogram}"));
     let throughput = throughput.as_ref().map(|Throughput { requests }| format!("throughput of {requests}"));
     let expression = expression.as_ref().map(|Expression { query, .. }| format!("expression {query}"));
-    let by = match cohort.as_ref().map(|cohort| cohort.by) {
-        Some(CohortBy::Service) => ", by service",
-        Some(CohortBy::Labels) => ", by label",
-        Some(CohortBy::Pod) | None => "",
-    };
+    let by = cohort.as_ref().filter(|cohort| cohort.by != CohortBy::Pod);
+    let by = by.map(|cohort| format!(", {cohort}")).unwrap_or_default();
     let kind = ratio.or(count).or(distribution).or(gauge).or(throughput).or(expression);
     format!("{}{by}", kind.unwrap_or_default())
 }

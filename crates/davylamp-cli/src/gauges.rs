@@ -1,10 +1,11 @@
 //! What can be said of gauges before a run: how often their pods are compared, and what a look can find.
 
-use davylamp_engine::figures::digits;
 use davylamp_engine::forecast::StepForecast;
 use davylamp_engine::{GaugePlan, Plan};
 use davylamp_stats::{DEFAULT_POD_EFFECT, Gauge, pod_spread, t_critical};
 use serde::Serialize;
+
+use crate::figures::digits;
 
 /// One gauge.
 #[derive(Clone, Debug, PartialEq, Serialize)]

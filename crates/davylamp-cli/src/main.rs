@@ -6,6 +6,7 @@ mod command;
 mod distribution;
 mod door;
 mod expansion;
+mod figures;
 mod gauges;
 mod input;
 mod pace;

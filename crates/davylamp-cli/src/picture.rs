@@ -3,7 +3,7 @@
 use crossterm::style::{Color, Stylize};
 use davylamp_sim::Frame;
 
-use davylamp_engine::figures::{clock, count, counted, float, index, whole};
+use crate::figures::{clock, count, counted, float, index, whole};
 
 /// Pieces of text with their colours.
 #[derive(Debug, Default)]

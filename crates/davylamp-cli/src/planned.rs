@@ -8,7 +8,6 @@ use davylamp_api::rollout::OnInconclusive;
 use davylamp_api::run::Sampling;
 use davylamp_api::scalar::Duration;
 use davylamp_api::{MetricSourceSpec, RolloutSpec};
-use davylamp_engine::figures::{about, counted, digits, whole};
 use davylamp_engine::forecast::{Advice, Forecast, Rate, Search, Service, Verdict, Written};
 use davylamp_engine::{ExpressionPlan, Plan, Program};
 use davylamp_stats::DEFAULT_POD_EFFECT;
@@ -16,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::expansion::{Expansion, compiled};
+use crate::figures::{about, counted, digits, requests, whole};
 use crate::gauges::GaugeForecast;
 use crate::picture::wrap;
 use crate::rates::Known;
@@ -105,7 +105,7 @@ impl Planned {
             pod_start_seconds: service.pod_start.as_secs_f64(),
             block_seconds: length(plan.block()),
             pod_effect: DEFAULT_POD_EFFECT,
-            advice: search.advice(&forecast)?,
+            advice: search.advice(&forecast, usize::MAX)?,
             sharper: search.sharper(&forecast)?,
             metrics: service.rates,
             gauges: GaugeForecast::all(plan, &forecast.steps, size),
@@ -143,7 +143,7 @@ impl Planned {
             push(&mut text, "  ", &format!("{metric} comes from {from}: {is}"));
         }
         for Rate { metric, requests_per_second, share, from } in &self.metrics {
-            let requests = counted_rate(*requests_per_second);
+            let requests = requests(*requests_per_second);
             push(
                 &mut text,
                 "  ",
@@ -367,8 +367,4 @@ fn source(objects: &[Value], name: Option<&str>) -> Result<MetricSourceSpec> {
             bail!("MetricSource {}: spec.{}: {}", name.unwrap_or_default(), error.path(), error.inner())
         }
     }
-}
-
-fn counted_rate(rps: f64) -> String {
-    if rps < 10.0 { format!("{} requests", digits(rps)) } else { counted(whole(rps), "request") }
 }

@@ -9,11 +9,11 @@ use davylamp_api::scalar::{Duration, Percent};
 use davylamp_controller::clock::Clock;
 use davylamp_controller::metrics::scope::{Questions, of_workload};
 use davylamp_controller::metrics::{MetricsApi, PrometheusApi};
-use davylamp_engine::figures::{count, whole};
 use davylamp_engine::forecast::{ASSUMED, Rate, Service, TAIL};
 use davylamp_engine::{Exposure, MetricPlan, MetricQuery};
 use serde_json::json;
 
+use crate::figures::{count, whole};
 use crate::input::rate;
 
 /// What the command line says about the service.

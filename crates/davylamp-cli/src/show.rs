@@ -11,9 +11,9 @@ use crossterm::{Command, execute};
 use davylamp_sim::{Entry, Frame, Kind, Report, Scenario, SimError, simulate_open};
 use davylamp_world::World;
 
+use crate::figures::clock;
 use crate::pace::{Pace, Speed};
 use crate::picture::{picture, wrap};
-use davylamp_engine::figures::clock;
 
 /// Where it is shown.
 #[derive(Debug)]

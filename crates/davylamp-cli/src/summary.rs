@@ -2,7 +2,7 @@
 
 use davylamp_sim::{Cohort, Report};
 
-use davylamp_engine::figures::{clock, counted, length, share, whole};
+use crate::figures::{clock, counted, length, share, whole};
 
 /// One line for each thing that is worth knowing at the end.
 pub(crate) fn summary(report: &Report) -> String {

@@ -17,9 +17,9 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::figures::{count, whole};
 use crate::input::objects;
 use crate::rates::address;
-use davylamp_engine::figures::{count, whole};
 
 /// Which run, and where its metrics are.
 #[derive(Args, Debug)]
@@ -64,45 +64,35 @@ struct Line {
     same: bool,
     /// The evidence of now does not suffice for the rule.
     unfounded: bool,
-    differs: Vec<Difference>,
+    differs: Vec<Difference<MetricRecord>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    gauges: Vec<GaugeDifference>,
+    gauges: Vec<Difference<GaugeRecord>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    split: Option<SplitDifference>,
+    split: Option<Difference<SplitRecord>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    expressions: Vec<ExpressionDifference>,
+    expressions: Vec<Difference<ExpressionRecord>>,
 }
 
-/// The evidence of a metric, where it is another one now.
+/// The evidence of a metric, a gauge, an expression or of the split, where it is another one now.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Difference {
-    recorded: MetricRecord,
-    now: MetricRecord,
+struct Difference<T> {
+    recorded: T,
+    now: T,
 }
 
-/// The same of a gauge.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct GaugeDifference {
-    recorded: GaugeRecord,
-    now: GaugeRecord,
+impl<T> From<(T, T)> for Difference<T> {
+    fn from((recorded, now): (T, T)) -> Self {
+        Self { recorded, now }
+    }
 }
 
-/// The same of the split of the requests.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SplitDifference {
-    recorded: SplitRecord,
-    now: SplitRecord,
-}
-
-/// The same of an expression.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ExpressionDifference {
-    recorded: ExpressionRecord,
-    now: ExpressionRecord,
+impl<T> Difference<T> {
+    fn print(&self, out: &mut impl Write, name: &str, said: impl Fn(&T) -> String) -> Result<()> {
+        writeln!(out, "       {name}: recorded {}", said(&self.recorded))?;
+        writeln!(out, "       {}  now      {}", " ".repeat(name.len()), said(&self.now))?;
+        Ok(())
+    }
 }
 
 struct Run {
@@ -228,13 +218,19 @@ fn line(checked: Checked, records: &[DecisionRecord]) -> Line {
     let same = checked.is_same();
     let Checked { number, differs, gauges, split, expressions, unfounded } = checked;
     let record = records.iter().find(|record| record.number == number).cloned().unwrap_or_default();
-    let differs = differs.into_iter().map(|(recorded, now)| Difference { recorded, now }).collect();
-    let gauges = gauges.into_iter().map(|(recorded, now)| GaugeDifference { recorded, now }).collect();
-    let expressions = expressions.into_iter();
-    let expressions = expressions.map(|(recorded, now)| ExpressionDifference { recorded, now }).collect();
-    let split = split.map(|(recorded, now)| SplitDifference { recorded, now });
     let DecisionRecord { from, to, rule, .. } = record;
-    Line { number, from, to, rule, same, unfounded, differs, gauges, split, expressions }
+    Line {
+        number,
+        from,
+        to,
+        rule,
+        same,
+        unfounded,
+        differs: differs.into_iter().map(Into::into).collect(),
+        gauges: gauges.into_iter().map(Into::into).collect(),
+        split: split.map(Into::into),
+        expressions: expressions.into_iter().map(Into::into).collect(),
+    }
 }
 
 impl Verified {
@@ -257,24 +253,21 @@ impl Verified {
                 (false, false) => "DIFFERS",
             };
             writeln!(out, "  {number:>3}  {:<30} {rule:<18} {verdict}", format!("{from} -> {to}"))?;
-            for Difference { recorded, now } in differs {
-                writeln!(out, "       {}: recorded {}", recorded.name, evidence(recorded))?;
-                writeln!(out, "       {}  now      {}", " ".repeat(recorded.name.len()), evidence(now))?;
+            for one in differs {
+                one.print(out, &one.recorded.name, evidence)?;
+                let now = &one.now;
                 if now.canary.exposure + now.baseline.exposure == 0.0 {
                     writeln!(out, "       the source has no samples of that time any more")?;
                 }
             }
-            for GaugeDifference { recorded, now } in gauges {
-                writeln!(out, "       {}: recorded {}", recorded.name, look(recorded))?;
-                writeln!(out, "       {}  now      {}", " ".repeat(recorded.name.len()), look(now))?;
+            for one in gauges {
+                one.print(out, &one.recorded.name, look)?;
             }
-            if let Some(SplitDifference { recorded, now }) = split {
-                writeln!(out, "       split: recorded {}", shares(recorded))?;
-                writeln!(out, "              now      {}", shares(now))?;
+            if let Some(split) = split {
+                split.print(out, "split", shares)?;
             }
-            for ExpressionDifference { recorded, now } in expressions {
-                writeln!(out, "       {}: recorded {}", recorded.name, value(recorded))?;
-                writeln!(out, "       {}  now      {}", " ".repeat(recorded.name.len()), value(now))?;
+            for one in expressions {
+                one.print(out, &one.recorded.name, value)?;
             }
         }
         match broken_at {
@@ -295,9 +288,12 @@ impl Verified {
 
 /// "1,234 requests to the canary, 23,946 to the baseline; ln e 6.92 that this is wrong".
 fn shares(record: &SplitRecord) -> String {
-    let SplitRecord { canary, baseline, log_e, wrong: _ } = record;
+    let SplitRecord { canary, baseline, log_e, wrong } = record;
+    let shown = wrong.map(|at| format!(", shown at {at}")).unwrap_or_default();
     let [canary, baseline] = [canary, baseline].map(|n| count(whole(*n)));
-    format!("{canary} requests to the canary, {baseline} to the baseline; ln e {log_e} that this is wrong")
+    format!(
+        "{canary} requests to the canary, {baseline} to the baseline; ln e {log_e} that this is wrong{shown}"
+    )
 }
 
 /// "look 3: 271000000 in 3 pods against 130000000 in 9 pods; p 0.00002".

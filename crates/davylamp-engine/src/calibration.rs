@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use davylamp_api::rollout::{CohortBy, Cohorts};
+use davylamp_api::rollout::Cohorts;
 use davylamp_api::run::Calibrated;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_stats::{
@@ -239,22 +239,13 @@ pub(crate) fn unlearnt(plan: &Plan, interval: i64) -> BTreeMap<String, Calibrate
 pub(crate) fn without_pods(plan: &Plan) -> BTreeMap<String, Calibrated> {
     let metrics = plan.metrics.iter().filter_map(|metric| Some((metric, metric.told.as_ref()?)));
     let of = |(metric, told): (&MetricPlan, &Cohorts)| {
-        let reason = format!("{}: pods are not told apart, no allowance for how they differ", by(told));
+        let reason = format!("{told}: pods are not told apart, no allowance for how they differ");
         (
             metric.name.clone(),
             Calibrated { pod_effect: 0.0, reason: Some(reason), ..defaults(plan.interval()) },
         )
     };
     metrics.map(of).collect()
-}
-
-/// "by service".
-pub(crate) fn by(told: &Cohorts) -> String {
-    match (told.by, told.label.as_deref().unwrap_or_default()) {
-        (CohortBy::Pod, _) => "by pod".to_owned(),
-        (CohortBy::Service, _) => "by service".to_owned(),
-        (CohortBy::Labels, label) => format!("by label {label}"),
-    }
 }
 
 /// What a record says, whatever somebody wrote there, or the defaults.

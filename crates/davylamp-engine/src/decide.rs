@@ -11,6 +11,7 @@ use davylamp_api::scalar::Percent;
 use davylamp_api::status::{ActionOutcome, AnalysisStatus, Plan, RolloutStatus, StateName, Verdict};
 
 use crate::decision::{Decision, Why};
+use crate::fold::Fold;
 use crate::observed::{Action, Observed};
 use crate::pass::Pass;
 use crate::program::{Conduct, Input, step_view};
@@ -235,7 +236,7 @@ fn retry(pass: &mut Pass<'_>, who: &str) -> Result<String, String> {
 }
 
 fn promote(pass: &mut Pass<'_>, action: &Action, who: &str) -> Result<String, String> {
-    if pass.fold.as_ref().is_some_and(|fold| fold.regressed() || !fold.exceeded().is_empty()) {
+    if pass.fold.as_ref().is_some_and(Fold::condemned) {
         return Err(
             "the evidence against this revision suffices to roll back: it cannot be promoted".to_owned()
         );
@@ -346,10 +347,12 @@ fn bound(status: &mut RolloutStatus) {
         if size(status) <= STATUS_BYTES {
             return;
         }
-        status.pending[i].record.metrics.clear();
-        status.pending[i].record.gauges.clear();
-        status.pending[i].record.expressions.clear();
-        status.pending[i].record.gap = Some(true);
+        let record = &mut status.pending[i].record;
+        record.metrics.clear();
+        record.gauges.clear();
+        record.expressions.clear();
+        record.split = None;
+        record.gap = Some(true);
     }
     while size(status) > STATUS_BYTES && status.pending.len() > 1 {
         status.pending.remove(0);

@@ -9,6 +9,7 @@ use davylamp_api::{Instant, RolloutRunSpec};
 
 use crate::observed::{Hash, Role};
 use crate::pass::pod_prefix;
+use crate::program::Plan;
 
 /// The answer of [`crate::decide()`].
 #[must_use]
@@ -75,6 +76,23 @@ pub struct Query {
     pub scrape_interval_ms: i64,
     /// The age at which samples are read, ms.
     pub delay_ms: i64,
+}
+
+impl Query {
+    /// What a run asks of both cohorts.
+    pub(crate) fn of_run(plan: &Plan, cohorts: Named, since: i64) -> Option<Self> {
+        let sampling = plan.sampling?;
+        Some(Self {
+            source: plan.source.clone()?,
+            since,
+            pods: BTreeSet::from([cohorts.canary.pods.clone(), cohorts.baseline.pods.clone()]),
+            cohorts: Some(cohorts),
+            metrics: plan.queries(),
+            told: plan.told(),
+            scrape_interval_ms: sampling.scrape_interval.millis(),
+            delay_ms: sampling.delay.millis(),
+        })
+    }
 }
 
 /// The two cohorts by all their names.

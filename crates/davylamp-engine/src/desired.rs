@@ -9,7 +9,7 @@ use davylamp_api::status::{Stage, StateName};
 
 use crate::calibration;
 use crate::conflicts;
-use crate::decision::{Desired, HistoryQuery, Named, Query, RouteGoal, Why};
+use crate::decision::{Desired, HistoryQuery, Query, RouteGoal, Why};
 use crate::observed::{Hash, Role, Source, Template, of_baseline};
 use crate::pass::{Pass, later, pod_prefix, run_name};
 use crate::program::{Conduct, Program};
@@ -273,18 +273,6 @@ fn weights(pass: &Pass<'_>) -> BTreeMap<davylamp_api::rollout::RouteRef, RouteGo
 fn query(pass: &Pass<'_>) -> Option<Query> {
     let plan = &pass.conduct?.analysis;
     let fold = pass.fold.as_ref().filter(|fold| fold.is_open())?;
-    let sampling = plan.sampling?;
     let since = pass.status.analysis.as_ref()?.checkpoint.as_ref().filter(|c| c.t0 > 0)?.folded_until;
-    let (name, services) = (&pass.observed.meta.name, pass.status.services.as_ref());
-    let cohorts = Named::of(name, &pass.canary_hash(), &plan.baseline(&pass.stable_hash()), services);
-    Some(Query {
-        source: plan.source.clone()?,
-        since: since.min(fold.folded_until()),
-        pods: BTreeSet::from([cohorts.baseline.pods.clone(), cohorts.canary.pods.clone()]),
-        cohorts: Some(cohorts),
-        metrics: plan.queries(),
-        told: plan.told(),
-        scrape_interval_ms: sampling.scrape_interval.millis(),
-        delay_ms: sampling.delay.millis(),
-    })
+    Query::of_run(plan, pass.cohorts(plan)?, since.min(fold.folded_until()))
 }

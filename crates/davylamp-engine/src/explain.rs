@@ -7,13 +7,12 @@ use davylamp_api::run::{Cohort, ExpressionRecord, GaugeRecord, Interval, MetricR
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{IncidentStatus, Phase, RolloutStatus, Stage, StateName, Verdict};
 
-use crate::calibration::by;
 use crate::fold::Fold;
-use crate::incidents;
 use crate::observed::{Action, Role, Source, Suggested, Template};
 use crate::pass::{Pass, later};
 use crate::program::{Conduct, GaugePlan, MetricPlan};
 use crate::rest::services_ready;
+use crate::{figures, incidents};
 
 /// At most so many bytes, cut at a character.
 pub(crate) fn bounded(text: String, most: usize) -> String {
@@ -31,15 +30,7 @@ pub(crate) fn pods(n: i32) -> String {
 
 /// 8210 as "8,210".
 fn count(n: f64) -> String {
-    let digits = format!("{n:.0}");
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 && c.is_ascii_digit() {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
+    figures::count(figures::whole(n))
 }
 
 fn ratio(n: f64) -> String {
@@ -76,7 +67,7 @@ fn sentence(m: &MetricRecord, plan: &MetricPlan, alpha: f64) -> String {
         }
         format!("{} of {}", count(events), count(exposure))
     });
-    let told = plan.told.as_ref().map(|told| format!(" ({}: no allowance for how pods differ)", by(told)));
+    let told = plan.told.as_ref().map(|told| format!(" ({told}: no allowance for how pods differ)"));
     format!(
         "{}{above}{compared}: {}; tolerated {}{}{informational}",
         m.name,
@@ -86,7 +77,8 @@ fn sentence(m: &MetricRecord, plan: &MetricPlan, alpha: f64) -> String {
     )
 }
 
-/// "p99 0.62, above 0.50 (2 of 3 values in a row; by a threshold, without a promised error rate)".
+/// "p99 0.62, where at most 0.50 is wanted (2 of 3 in a row outside, 40 values; by a threshold, without a promised error
+/// rate)".
 fn expression_sentence(e: &ExpressionRecord) -> String {
     let ExpressionRecord { name, value, max, min, outside, consecutive, values, informational, .. } = e;
     let value = value.map_or_else(|| "has no value".to_owned(), quantity);
@@ -172,7 +164,7 @@ fn margins(records: &[MetricRecord]) -> String {
         Some(_) => {
             deciding.iter().map(|m| format!("{} {}", m.name, side(m))).collect::<Vec<_>>().join(" and ")
         }
-        None => "nothing, for no metric decides,".to_owned(),
+        None => String::new(),
     }
 }
 
@@ -219,7 +211,7 @@ pub(crate) fn regression(pass: &Pass<'_>) -> String {
 pub(crate) fn passed(pass: &Pass<'_>) -> String {
     let records = pass.fold.as_ref().map(Fold::records).unwrap_or_default();
     let beta = pass.conduct.map_or(0.05, |c| c.analysis.beta);
-    if records.is_empty() {
+    if !records.iter().any(|record| record.weight > 0.0) {
         return sentences(pass, None);
     }
     format!(
@@ -295,7 +287,7 @@ pub(crate) fn stepped_back(pass: &Pass<'_>, before: Percent, again: bool) -> Str
 pub(crate) fn interference(pass: &Pass<'_>) -> String {
     let (step, now) = (pass.step_weight(), pass.weight());
     format!(
-        "twice the baseline failed right after {step} went to the canary, which seems to break what both need; {now} is kept:          fix what they share and promote this step, abort, or apply another template"
+        "twice the baseline failed right after {step} went to the canary, which seems to break what both need; {now} is kept: fix what they share and promote this step, abort, or apply another template"
     )
 }
 
@@ -345,12 +337,15 @@ pub(crate) fn violated(pass: &Pass<'_>, metrics: &[usize]) -> String {
 }
 
 /// "the canary got 4.9% of the requests (1,234 of 25,180), asked for was 10%".
-fn split(pass: &Pass<'_>) -> Option<String> {
-    let SplitRecord { canary, baseline, .. } = pass.fold.as_ref()?.split()?;
-    let all = canary + baseline;
-    let (got, asked) = (crate::fold::percent(canary / all.max(1.0)), pass.weight());
-    let (canary, all) = (count(canary), count(all));
-    Some(format!("the canary got {got} of the requests ({canary} of {all}), asked for was {asked}"))
+fn split(pass: &Pass<'_>) -> String {
+    let (fold, asked) = (pass.fold.as_ref(), pass.weight());
+    match fold.and_then(|fold| Some((fold.observed_share()?, fold.split()?))) {
+        Some((got, SplitRecord { canary, baseline, .. })) => {
+            let (canary, all) = (count(canary), count(canary + baseline));
+            format!("the canary got {got} of the requests ({canary} of {all}), asked for was {asked}")
+        }
+        None => "the canary did not get the share of the requests that was asked for".to_owned(),
+    }
 }
 
 const WRONG_SPLIT: &str = "look for another route or client that reaches the pods directly, for connections or sessions that \
@@ -359,7 +354,7 @@ const WRONG_SPLIT: &str = "look for another route or client that reaches the pod
 pub(crate) fn misrouted(pass: &Pass<'_>) -> String {
     format!(
         "{}: {WRONG_SPLIT}; it goes on by itself when that is over; else promote this step, abort, or apply another template",
-        split(pass).unwrap_or_default()
+        split(pass)
     )
 }
 
@@ -506,7 +501,7 @@ pub(crate) fn verdict(pass: &Pass<'_>, fold: &Fold<'_>) -> Verdict {
         (StateName::Paused, Reason::SloViolated) => Verdict::SloViolated,
         (StateName::Paused, Reason::TrafficSplit) => Verdict::TrafficSplit,
         (_, reason) if incidents::is_reason(reason) => Verdict::Incident,
-        _ if fold.regressed() || !fold.exceeded().is_empty() => Verdict::Regressed,
+        _ if fold.condemned() => Verdict::Regressed,
         _ if fold.safe() => Verdict::Pass,
         _ => Verdict::Collecting,
     }
@@ -769,13 +764,14 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
 
 fn wrong_split(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
     let fold = pass.fold.as_ref().filter(|fold| fold.split_is_wrong())?;
-    Some((!fold.is_misrouted(), Reason::TrafficSplit, format!("{}: {WRONG_SPLIT}", split(pass)?)))
+    Some((!fold.is_misrouted(), Reason::TrafficSplit, format!("{}: {WRONG_SPLIT}", split(pass))))
 }
 
 /// Whether the steps of the run can be judged, as far as that is known.
 fn outlook(pass: &Pass<'_>) -> (bool, Reason, String) {
     let answers = "the metric source answers".to_owned();
-    match pass.status.analysis.as_ref().and_then(|analysis| analysis.outlook.as_ref()) {
+    let of_run = pass.status.analysis.as_ref().filter(|_| pass.conduct.is_some());
+    match of_run.and_then(|analysis| analysis.outlook.as_ref()) {
         Some(outlook) if outlook.judged => (true, Reason::AsExpected, format!("{answers}; {}", outlook.text)),
         Some(outlook) => (false, Reason::TooLittleTraffic, outlook.text.clone()),
         None => (true, Reason::AsExpected, answers),
@@ -816,7 +812,7 @@ fn no_series(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
     let told = plan.metrics.iter().find(|metric| metric.name == *empty).and_then(|m| m.told.as_ref());
     let hint = match told {
         None => "for these pods: check its name, and the labels that the MetricSource names".to_owned(),
-        Some(told) => format!("{}: check its name, and its cohort's labels", by(told)),
+        Some(told) => format!("{told}: check its name, and its cohort's labels"),
     };
     Some((false, Reason::NoSeries, format!("metric {empty} matches nothing {hint}")))
 }

@@ -8,7 +8,7 @@ use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::value::ValueType;
 use promql_parser::parser::{self, AtModifier, Expr, Offset, VectorSelector};
 
-use crate::selector::{FillError, SelectorError, escaped, is_same, replaced};
+use crate::selector::{FillError, escaped, is_same, replaced};
 
 /// A longer text is refused unread.
 const LONGEST: usize = 2_048;
@@ -169,9 +169,10 @@ pub(crate) fn fill(text: &str, values: &BTreeMap<String, String>) -> Result<Stri
     let text = marked(text);
     let filled = replaced(&text, |name| values.get(name).map(|value| escaped(value)))?;
     let stand_in = |name: &str| format!("\u{e001}{name}\u{e002}");
-    let parsed = |text: &str| parser::parse(text).map_err(SelectorError::Syntax);
-    let mut wanted = parsed(&replaced(&text, |name| Some(stand_in(name)))?).map_err(FillError::Selector)?;
-    let mut found = parsed(&filled).map_err(FillError::Value)?;
+    let parsed = |text: &str| parser::parse(text).map_err(ExpressionError::Syntax);
+    let mut wanted = parsed(&replaced(&text, |name| Some(stand_in(name)))?).map_err(FillError::Expression)?;
+    let mut found = parsed(&filled).map_err(FillError::ValueOf)?;
+    let taken = |expr| taken(expr).map_err(FillError::Expression);
     let (mut theirs, ours) = (taken(&mut wanted)?, taken(&mut found)?);
     for matcher in theirs.iter_mut().flat_map(|selector| &mut selector.matchers.matchers) {
         for (name, value) in values {
@@ -188,11 +189,11 @@ pub(crate) fn fill(text: &str, values: &BTreeMap<String, String>) -> Result<Stri
 }
 
 /// Its selectors; nothing stays in their places.
-fn taken(expr: &mut Expr) -> Result<Vec<VectorSelector>, FillError> {
+fn taken(expr: &mut Expr) -> Result<Vec<VectorSelector>, ExpressionError> {
     let mut selectors = Vec::new();
     each_selector(expr, &mut |selector: &mut VectorSelector| {
         if !selector.matchers.or_matchers.is_empty() {
-            return Err(FillError::Selector(SelectorError::Or));
+            return Err(ExpressionError::Or);
         }
         selectors.push(std::mem::take(selector));
         Ok(())

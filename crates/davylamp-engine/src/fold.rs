@@ -22,10 +22,11 @@ use davylamp_api::status::{Checkpoint, IncidentStatus, MetricStatus, Silence};
 
 use self::expression::ExpressionFold;
 use self::gauge::GaugeFold;
+pub(crate) use self::metric::Counted;
 use self::metric::{MetricFold, Seen};
 use self::split::{Requests, Split};
+use crate::decision::Named;
 use crate::observed::{Increment, Observed, Samples};
-use crate::pass::pod_prefix;
 use crate::program::{Exposure, MetricPlan, Plan};
 
 /// Data of a cohort that is missing for so many blocks is an observation of its own.
@@ -118,20 +119,6 @@ impl Round {
     }
 }
 
-/// The two cohorts by what their pods' names begin with.
-#[derive(Clone, Debug)]
-pub(crate) struct Cohorts {
-    pub(crate) canary: String,
-    pub(crate) baseline: String,
-}
-
-impl Cohorts {
-    /// Of these revisions of a Rollout; the second may be a fresh baseline.
-    pub(crate) fn of(rollout: &str, canary: &str, baseline: &str) -> Self {
-        Self { canary: pod_prefix(rollout, canary), baseline: pod_prefix(rollout, baseline) }
-    }
-}
-
 impl<'a> Fold<'a> {
     /// Continues at the checkpoint. An unreadable one (another version's) begins anew: with capital 1, which keeps
     /// every promise and only costs time.
@@ -217,7 +204,7 @@ impl<'a> Fold<'a> {
     }
 
     /// Cuts the samples after the checkpoint into rounds.
-    pub(crate) fn take(&mut self, samples: &Samples, observed: &Observed, cohorts: &Cohorts) {
+    pub(crate) fn take(&mut self, samples: &Samples, observed: &Observed, cohorts: &Named) {
         if !self.is_open() || samples.since > self.checkpoint.folded_until {
             return;
         }
@@ -328,13 +315,15 @@ impl<'a> Fold<'a> {
         name: &str,
         samples: &'t Samples,
         observed: &Observed,
-        cohorts: &Cohorts,
+        cohorts: &Named,
         warms: bool,
     ) -> Vec<OfPod<'t>> {
         let mut all = Vec::new();
         for (pod, targets) in samples.metrics.get(name).iter().flat_map(|metric| &metric.pods) {
-            let own = pod.strip_prefix(cohorts.canary.as_str());
-            let Some(end) = own.or_else(|| pod.strip_prefix(cohorts.baseline.as_str())) else { continue };
+            let own = pod.strip_prefix(cohorts.canary.pods.as_str());
+            let Some(end) = own.or_else(|| pod.strip_prefix(cohorts.baseline.pods.as_str())) else {
+                continue;
+            };
             let warm = if warms { self.warm_at(pod, observed) } else { Some(i64::MIN) };
             let Some((increments, after)) = self.choose(name, pod, targets) else { continue };
             let until = self.checkpoint.folded_until;
@@ -479,6 +468,11 @@ impl<'a> Fold<'a> {
         !self.metrics.is_empty() && self.log_e() >= -libm::log(self.plan.alpha)
     }
 
+    /// The evidence suffices to roll back, by whatever rule.
+    pub(crate) fn condemned(&self) -> bool {
+        self.regressed() || !self.exceeded().is_empty()
+    }
+
     /// The expressions that were outside their limits too often.
     pub(crate) fn exceeded(&self) -> Vec<usize> {
         let expressions = self.expressions.iter().zip(&self.plan.expressions);
@@ -618,20 +612,28 @@ impl<'a> Fold<'a> {
         metrics.map(|(metric, plan)| metric.record(plan, self.plan.alpha, self.next_weight, until)).collect()
     }
 
+    /// What each metric has counted in this step, and since when.
+    pub(crate) fn counted(&self) -> impl Iterator<Item = (&'a MetricPlan, Counted)> {
+        let until = self.checkpoint.folded_until;
+        self.plan.metrics.iter().zip(&self.metrics).map(move |(plan, metric)| (plan, metric.counted(until)))
+    }
+
     /// The gauges, for record and status.
     pub(crate) fn gauges(&self) -> Vec<GaugeRecord> {
         let gauges = self.gauges.iter().zip(&self.plan.gauges);
-        let until = Instant::from_millisecond(self.checkpoint.folded_until).ok();
-        let until = until.filter(|_| self.checkpoint.folded_until > 0);
-        gauges.map(|(gauge, plan)| gauge.record(plan, until)).collect()
+        gauges.map(|(gauge, plan)| gauge.record(plan, self.until())).collect()
     }
 
     /// The expressions, for record and status.
     pub(crate) fn expressions(&self) -> Vec<ExpressionRecord> {
         let expressions = self.expressions.iter().zip(&self.plan.expressions);
-        let until = Instant::from_millisecond(self.checkpoint.folded_until).ok();
-        let until = until.filter(|_| self.checkpoint.folded_until > 0);
-        expressions.map(|(expression, plan)| expression.record(plan, until)).collect()
+        expressions.map(|(expression, plan)| expression.record(plan, self.until())).collect()
+    }
+
+    /// The end of the data; None before there is any.
+    fn until(&self) -> Option<Instant> {
+        let until = self.checkpoint.folded_until;
+        Instant::from_millisecond(until).ok().filter(|_| until > 0)
     }
 
     /// Before when increments may not begin, in general and for pods that were warm only later; at most 50 of them.

@@ -15,7 +15,9 @@ use crate::figures::{about, digits, whole};
 use crate::program::{CohortPods, Conduct, MetricPlan, Plan, pods_for};
 
 /// So many times as many events has a canary that is to be found.
-const TIMES: [f64; 3] = [2.0, 5.0, 20.0];
+const TIMES: [f64; 3] = [2.0, 5.0, BLIND];
+/// Where that is not found, nothing is.
+const BLIND: f64 = 20.0;
 /// A verdict takes so many times its mean in one case of ten.
 const SLOW: f64 = 2.0;
 /// Fewer events than any real service has; of none there is no multiple.
@@ -101,6 +103,9 @@ pub struct Row {
     pub promote_slow_seconds: Option<u64>,
     /// What can be said of it.
     pub verdict: Verdict,
+    /// On which side of the margin it is good.
+    #[serde(skip)]
+    pub goal: Goal,
 }
 
 /// What can be said at the end of a step, the worst last.
@@ -165,46 +170,26 @@ impl Forecast {
 impl StepForecast {
     /// Of the step of that index; None when there is none.
     fn new(conduct: &Conduct, size: i32, service: &Service, i: usize) -> Result<Option<Self>, Error> {
-        let (plan, steps) = (&conduct.analysis, &conduct.steps);
-        let Some(step) = steps.get(i) else { return Ok(None) };
-        let next = steps.get(i + 1).map_or(Percent::FULL, |next| next.weight).share();
-        let pods = |step: &Step| step.replicas.unwrap_or_else(|| pods_for(size, step.weight));
-        let (before, now) = (i.checked_sub(1).and_then(|i| steps.get(i)).map_or(0, pods), pods(step));
-        // The stable weight is spread over those of a fresh baseline, too.
-        let all = size.max(1);
-        let baseline = if plan.fresh { now } else { all };
-        let part = if plan.fresh { f64::from(now) / f64::from(all.saturating_add(now)) } else { 1.0 };
-        let hold = step.hold.clone().unwrap_or_default();
-        let (min, max) = (hold.min.unwrap_or_default(), hold.max.unwrap_or_default());
-        let timing = Timing {
-            plan,
-            weight: step.weight.share(),
-            rest: (1.0 - step.weight.share()) * part,
-            next,
-            warm: f64::from(before.min(now)) / f64::from(now.max(1)),
-            pods: CohortPods {
-                canary: u32::try_from(now).unwrap_or(1).max(1),
-                baseline: u32::try_from(baseline).unwrap_or(1).max(1),
-            },
-        };
+        let Some((timing, hold)) = Timing::of(conduct, size, i) else { return Ok(None) };
+        let (plan, step) = (&conduct.analysis, timing.step);
+        let [min, max] = hold.map(|length| ceil(length.as_secs_f64()));
         let mut metrics = Vec::new();
         let deciding = plan.metrics.iter().zip(&service.rates).filter(|(metric, _)| metric.decides());
         for (metric, rate) in deciding {
-            metrics.push(timing.row(metric, rate, ceil(max.as_secs_f64()))?);
+            metrics.push(timing.row(metric, rate, max)?);
         }
         let none = if plan.is_empty() { Verdict::NotAnalysed } else { Verdict::Judged };
         let verdict = metrics.iter().map(|row| row.verdict).max().unwrap_or(none);
         let slowest = metrics.iter().map(|row| row.promote_seconds.unwrap_or(u64::MAX)).max();
-        let (min, max) = (ceil(min.as_secs_f64()), ceil(max.as_secs_f64()));
         let judged = slowest.unwrap_or(0).clamp(min, max.max(min));
-        let start = if now > before { service.pod_start.as_secs_f64() } else { 0.0 };
+        let start = if timing.grows { service.pod_start.as_secs_f64() } else { 0.0 };
         // Samples are read when they are old enough, by whole rounds.
         let delay = plan.sampling.map_or(0.0, |sampling| sampling.delay.as_secs_f64());
         let behind = if metrics.is_empty() { 0.0 } else { delay + 0.5 * timing.interval() };
         Ok(Some(Self {
             step: i + 1,
             weight: step.weight,
-            pods: now,
+            pods: pods_of(size, step),
             hold_min_seconds: min,
             hold_max_seconds: max,
             approval: step.approval.is_some(),
@@ -212,6 +197,20 @@ impl StepForecast {
             seconds: judged.saturating_add(whole(start + behind)),
             metrics,
         }))
+    }
+
+    /// Whether its verdict is the best one, which is asked many times.
+    fn is_judged(conduct: &Conduct, size: i32, service: &Service, i: usize) -> Result<bool, Error> {
+        let Some((timing, [_, max])) = Timing::of(conduct, size, i) else { return Ok(true) };
+        let longest = ceil(max.as_secs_f64());
+        let plan = &conduct.analysis;
+        for (metric, rate) in plan.metrics.iter().zip(&service.rates).filter(|(metric, _)| metric.decides()) {
+            let [_, slow] = timing.promoted(metric, rate)?;
+            if late(slow, longest) || late(timing.detected(metric, rate, BLIND)?, longest) {
+                return Ok(false);
+            }
+        }
+        Ok(!plan.is_empty())
     }
 
     /// What cannot be said in time, and what follows, in a sentence for each metric.
@@ -226,12 +225,17 @@ impl StepForecast {
             OnInconclusive::Promote => "is taken as passed",
             OnInconclusive::Rollback => "is rolled back",
         };
-        let (number, metric, margin) = (self.step, &row.metric, digits(row.margin));
+        let (number, metric) = (self.step, &row.metric);
+        let (side, bad) = match row.goal {
+            Goal::Lower => ("below", format!("twenty times the events of {metric} are")),
+            Goal::Higher => ("above", format!("a twentieth of the {metric} is")),
+        };
+        let shown_to_be = format!("{metric} is shown {side} {}x", digits(row.margin));
         Some(match row.verdict {
             Verdict::Judged | Verdict::NotAnalysed => return None,
             Verdict::OftenInconclusive => format!(
-                "Step {number} is often inconclusive: one time in ten it takes more than {} until {metric} is shown below \
-                 {margin}x; after {max} the step {then}.",
+                "Step {number} is often inconclusive: one time in ten it takes more than {} until {shown_to_be}; after \
+                 {max} the step {then}.",
                 about(row.promote_slow_seconds)
             ),
             Verdict::Inconclusive => {
@@ -239,12 +243,10 @@ impl StepForecast {
                     .promote_seconds
                     .map_or_else(|| "never".to_owned(), |time| format!("only after {}", about(Some(time))));
                 format!(
-                    "Step {number} ends inconclusive: {metric} is shown below {margin}x {shown}; after {max} the step {then}."
+                    "Step {number} ends inconclusive: {shown_to_be} {shown}; after {max} the step {then}."
                 )
             }
-            Verdict::Blind => format!(
-                "Step {number} is blind: even twenty times the events of {metric} are not found within {max}."
-            ),
+            Verdict::Blind => format!("Step {number} is blind: even {bad} not found within {max}."),
         })
     }
 
@@ -264,6 +266,9 @@ impl Row {
 /// One step: how its data comes.
 struct Timing<'a> {
     plan: &'a Plan,
+    step: &'a Step,
+    /// There are more pods than before.
+    grows: bool,
     weight: f64,
     /// The baseline's share of the requests.
     rest: f64,
@@ -274,36 +279,39 @@ struct Timing<'a> {
     pods: CohortPods,
 }
 
-impl Timing<'_> {
+impl<'a> Timing<'a> {
+    /// Of the step of that index, with the ends of its hold; None when there is none.
+    fn of(conduct: &'a Conduct, size: i32, i: usize) -> Option<(Self, [Duration; 2])> {
+        let (plan, steps) = (&conduct.analysis, &conduct.steps);
+        let step = steps.get(i)?;
+        let next = steps.get(i + 1).map_or(Percent::FULL, |next| next.weight).share();
+        let before = i.checked_sub(1).and_then(|i| steps.get(i)).map_or(0, |step| pods_of(size, step));
+        let now = pods_of(size, step);
+        let baseline = if plan.fresh { now } else { size.max(1) };
+        let hold = step.hold.clone().unwrap_or_default();
+        let timing = Self {
+            plan,
+            step,
+            grows: now > before,
+            weight: step.weight.share(),
+            rest: rest(plan, size, step),
+            next,
+            warm: f64::from(before.min(now)) / f64::from(now.max(1)),
+            pods: CohortPods {
+                canary: u32::try_from(now).unwrap_or(1).max(1),
+                baseline: u32::try_from(baseline).unwrap_or(1).max(1),
+            },
+        };
+        Some((timing, [hold.min, hold.max].map(Option::unwrap_or_default)))
+    }
+
     fn row(&self, metric: &MetricPlan, rate: &Rate, longest: u64) -> Result<Row, Error> {
-        let (tolerated, margin) =
-            (metric.tolerated_among(self.pods), metric.margin_among(self.next, self.pods));
-        let promotion = Promotion {
-            margin: metric.as_harm(margin),
-            beta: self.plan.beta,
-            absolute: metric.floor.map(|floor| (floor, self.next)),
-        };
-        let [promote, slow] = self.times(metric, rate, |traffic| promote_seconds(traffic, &promotion))?;
-        let detection = Detection {
-            floor: metric.floor,
-            ..Detection::new(metric.as_harm(tolerated), self.plan.alpha * metric.weight)
-        };
+        let [promote, slow] = self.promoted(metric, rate)?;
         let mut detect = [None; 3];
         for (found, times) in detect.iter_mut().zip(TIMES) {
-            let mut rate = Rate { share: rate.share.max(SMALLEST_RATE), ..rate.clone() };
-            let ratio = match metric.goal {
-                // What lies below the floor is none of the test's business.
-                Goal::Lower => (times * rate.share.max(metric.floor.unwrap_or(0.0))).min(1.0) / rate.share,
-                // The stable version then has more, and is on the other side of the test.
-                Goal::Higher => {
-                    rate.share /= times;
-                    times
-                }
-            };
-            [*found, _] = self.times(metric, &rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
+            *found = self.detected(metric, rate, times)?;
         }
-        let late = |time: Option<u64>| time.is_none_or(|time| time > longest);
-        let verdict = match (late(detect[2]), late(promote), late(slow)) {
+        let verdict = match (late(detect[2], longest), late(promote, longest), late(slow, longest)) {
             (true, _, _) => Verdict::Blind,
             (false, true, _) => Verdict::Inconclusive,
             (false, false, true) => Verdict::OftenInconclusive,
@@ -311,13 +319,47 @@ impl Timing<'_> {
         };
         Ok(Row {
             metric: metric.name.clone(),
-            tolerated,
-            margin,
+            tolerated: metric.tolerated_among(self.pods),
+            margin: self.margin(metric),
             detect_seconds: detect,
             promote_seconds: promote,
             promote_slow_seconds: slow,
             verdict,
+            goal: metric.goal,
         })
+    }
+
+    fn margin(&self, metric: &MetricPlan) -> f64 {
+        metric.margin_among(self.next, self.pods)
+    }
+
+    /// Until a canary that is as good as the stable version is shown to be: the mean, and in one case of ten.
+    fn promoted(&self, metric: &MetricPlan, rate: &Rate) -> Result<[Option<u64>; 2], Error> {
+        let promotion = Promotion {
+            margin: metric.as_harm(self.margin(metric)),
+            beta: self.plan.beta,
+            absolute: metric.floor.map(|floor| (floor, self.next)),
+        };
+        self.times(metric, rate, |traffic| promote_seconds(traffic, &promotion))
+    }
+
+    /// Until a canary that is so many times worse goes back.
+    fn detected(&self, metric: &MetricPlan, rate: &Rate, times: f64) -> Result<Option<u64>, Error> {
+        let tolerated = metric.as_harm(metric.tolerated_among(self.pods));
+        let detection =
+            Detection { floor: metric.floor, ..Detection::new(tolerated, self.plan.alpha * metric.weight) };
+        let mut rate = Rate { share: rate.share.max(SMALLEST_RATE), ..rate.clone() };
+        let ratio = match metric.goal {
+            // What lies below the floor is none of the test's business.
+            Goal::Lower => (times * rate.share.max(metric.floor.unwrap_or(0.0))).min(1.0) / rate.share,
+            // The stable version then has more, and is on the other side of the test.
+            Goal::Higher => {
+                rate.share /= times;
+                times
+            }
+        };
+        let [mean, _] = self.times(metric, &rate, |traffic| detect_seconds(traffic, ratio, &detection))?;
+        Ok(mean)
     }
 
     /// The mean and the slow time since the weight is effective, when so much data is needed on average.
@@ -358,6 +400,23 @@ impl Timing<'_> {
     fn interval(&self) -> f64 {
         seconds(self.plan.interval())
     }
+}
+
+fn late(time: Option<u64>, longest: u64) -> bool {
+    time.is_none_or(|time| time > longest)
+}
+
+/// Of the canary, when so many carry the full traffic.
+fn pods_of(size: i32, step: &Step) -> i32 {
+    step.replicas.unwrap_or_else(|| pods_for(size, step.weight))
+}
+
+/// The share of the requests that the baseline gets beside such a step: the stable weight is spread over the pods of a fresh
+/// one, too.
+pub(crate) fn rest(plan: &Plan, size: i32, step: &Step) -> f64 {
+    let (all, now) = (size.max(1), pods_of(size, step).max(0));
+    let part = if plan.fresh { f64::from(now) / f64::from(all.saturating_add(now)) } else { 1.0 };
+    (1.0 - step.weight.share()) * part
 }
 
 #[allow(clippy::cast_precision_loss, reason = "at most 1,000 hours")]

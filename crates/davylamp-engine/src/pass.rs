@@ -9,11 +9,11 @@ use davylamp_api::status::{
     Pending, Revision, RolloutStatus, RuleWeights, Stage, State, StateName, TrafficStatus,
 };
 
-use crate::decision::{Wake, Why};
+use crate::decision::{Named, Wake, Why};
 use crate::explain;
-use crate::fold::{Cohorts, Fold};
+use crate::fold::Fold;
 use crate::observed::{Effective, Hash, Observed, Role, Route, Template, baseline_of};
-use crate::program::{Conduct, Input, StepView, pods_for, step_view};
+use crate::program::{Conduct, Input, Plan, StepView, pods_for, step_view};
 
 /// Routes must be effective within this, ms.
 pub(crate) const ROUTER_DEADLINE: i64 = 300_000;
@@ -55,16 +55,20 @@ impl<'a> Pass<'a> {
 
     fn continue_fold(&self) -> Option<Fold<'a>> {
         let conduct = self.conduct.filter(|c| !c.analysis.is_empty())?;
-        let canary = self.status.canary.as_ref()?;
-        let stable = self.status.stable.as_ref()?;
         let checkpoint = self.status.analysis.as_ref().and_then(|a| a.checkpoint.clone()).unwrap_or_default();
         let mut fold = Fold::new(&conduct.analysis, &checkpoint, self.weight(), self.next_weight());
+        let cohorts = self.cohorts(&conduct.analysis)?;
         if let Some(samples) = &self.observed.samples {
-            let baseline = conduct.analysis.baseline(&stable.hash);
-            let cohorts = Cohorts::of(&self.observed.meta.name, &canary.hash, &baseline);
             fold.take(samples, self.observed, &cohorts);
         }
         Some(fold)
+    }
+
+    /// Who is compared with whom.
+    pub(crate) fn cohorts(&self, plan: &Plan) -> Option<Named> {
+        let (canary, stable) = (self.status.canary.as_ref()?, self.status.stable.as_ref()?);
+        let baseline = plan.baseline(&stable.hash);
+        Some(Named::of(&self.observed.meta.name, &canary.hash, &baseline, self.status.services.as_ref()))
     }
 
     // The state.

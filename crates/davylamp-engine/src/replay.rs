@@ -3,7 +3,7 @@
 //! [`Replay`] says which samples it needs next and takes them; between two of them it gives what it has found about the
 //! decisions so far. It folds as the engine does, and knows nothing of the pods but what the record says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use davylamp_api::Instant;
 use davylamp_api::conditions::Reason;
@@ -14,7 +14,7 @@ use davylamp_api::scalar::Percent;
 use davylamp_api::status::{Checkpoint, StateName};
 
 use crate::decision::{Named, Query};
-use crate::fold::{Cohorts, Fold};
+use crate::fold::Fold;
 use crate::observed::{Observed, Samples};
 use crate::program::{Conduct, step_view};
 
@@ -120,9 +120,7 @@ impl<'a> Replay<'a> {
     /// Takes what was asked for.
     pub fn take(&mut self, samples: &Samples) {
         let before = self.fold.folded_until();
-        let Named { canary, baseline } = &self.cohorts;
-        let cohorts = Cohorts { canary: canary.pods.clone(), baseline: baseline.pods.clone() };
-        self.fold.take(samples, &Observed::default(), &cohorts);
+        self.fold.take(samples, &Observed::default(), &self.cohorts);
         while self.fold.look().is_some() {}
         if self.fold.folded_until() == before {
             // Less than a round: the record is of another grid, and what differs is told.
@@ -131,18 +129,7 @@ impl<'a> Replay<'a> {
     }
 
     fn query(&self) -> Option<Query> {
-        let plan = &self.conduct.analysis;
-        let sampling = plan.sampling?;
-        Some(Query {
-            source: plan.source.clone()?,
-            since: self.fold.folded_until(),
-            pods: BTreeSet::from([self.cohorts.canary.pods.clone(), self.cohorts.baseline.pods.clone()]),
-            cohorts: Some(self.cohorts.clone()),
-            metrics: plan.queries(),
-            told: plan.told(),
-            scrape_interval_ms: sampling.scrape_interval.millis(),
-            delay_ms: sampling.delay.millis(),
-        })
+        Query::of_run(&self.conduct.analysis, self.cohorts.clone(), self.fold.folded_until())
     }
 
     /// A weight became effective.

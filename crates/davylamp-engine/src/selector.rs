@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use promql_parser::label::MatchOp;
 use promql_parser::parser::{self, Expr, VectorSelector};
 
+use crate::expression::ExpressionError;
+
 /// A longer text is refused unread: the parser's work and depth grow with it.
 pub const LONGEST: usize = 4096;
 
@@ -120,6 +122,12 @@ pub enum FillError {
     /// It is fine without the values, and not with them.
     #[error("with the values of its arguments it is no selector: {0}")]
     Value(SelectorError),
+    /// It is no expression even without values.
+    #[error(transparent)]
+    Expression(ExpressionError),
+    /// It is an expression without the values, and not with them.
+    #[error("with the values of its arguments it is no expression: {0}")]
+    ValueOf(ExpressionError),
 }
 
 impl FillError {
@@ -128,10 +136,16 @@ impl FillError {
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::Form | Self::Unknown(_) => "write {{args.NAME}} with the name of an argument",
-            Self::Selector(_) | Self::Outside => {
+            Self::Selector(_) => {
                 "write a plain selector, and {{args.NAME}} only in double quotes, like requests_total{route=\"{{args.route}}\"}"
             }
-            Self::Value(_) => "give other values: in =~ and !~ they must be regular expressions",
+            Self::Outside => {
+                "write {{args.NAME}} only in double quotes, like requests_total{route=\"{{args.route}}\"}"
+            }
+            Self::Expression(wrong) => wrong.remedy(),
+            Self::Value(_) | Self::ValueOf(_) => {
+                "give other values: in =~ and !~ they must be regular expressions"
+            }
         }
     }
 }

@@ -249,9 +249,12 @@ impl<F: FnMut(Scope, &str) -> Option<AnalysisTemplateSpec>> Expansion<'_, F> {
     fn unfillable(&mut self, path: &str, wrong: &FillError, args: &Args) {
         let remedy = match wrong {
             FillError::Unknown(_) => one_of(&args.keys().map(String::as_str).collect::<Vec<_>>()),
-            FillError::Form | FillError::Outside | FillError::Value(_) | FillError::Selector(_) => {
-                wrong.remedy().to_owned()
-            }
+            FillError::Form
+            | FillError::Outside
+            | FillError::Value(_)
+            | FillError::ValueOf(_)
+            | FillError::Selector(_)
+            | FillError::Expression(_) => wrong.remedy().to_owned(),
         };
         self.problem(path, &wrong.to_string(), &remedy);
     }

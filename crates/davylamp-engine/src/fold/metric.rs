@@ -21,6 +21,15 @@ const ROWS: usize = 8;
 /// So many values must be known before the tail of a distribution is chosen.
 const KNOWN: f64 = 100.0;
 
+/// What was counted in a step so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counted {
+    /// For so long, ms.
+    pub(crate) ms: i64,
+    pub(crate) canary: Cohort,
+    pub(crate) baseline: Cohort,
+}
+
 /// What a round holds of one metric.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
@@ -357,6 +366,11 @@ impl MetricFold {
 
     pub(super) fn log_e_safe(&self) -> f64 {
         self.safe.log_e()
+    }
+
+    pub(super) fn counted(&self, until: i64) -> Counted {
+        let ms = if self.counted_from > 0 { (until - self.counted_from).max(0) } else { 0 };
+        Counted { ms, canary: self.canary(), baseline: self.baseline() }
     }
 
     pub(super) fn record(&self, plan: &MetricPlan, alpha: f64, next_weight: f64, until: i64) -> MetricRecord {

@@ -64,8 +64,8 @@ fn pods(ready_at: i64) -> Observed {
     }
 }
 
-fn cohorts() -> Cohorts {
-    Cohorts { canary: "shop-new-".to_owned(), baseline: "shop-old-".to_owned() }
+fn cohorts() -> Named {
+    Named::of("shop", "new", "old", None)
 }
 
 type Targets = BTreeMap<String, Vec<Increment>>;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Forecast, Rate, Service, StepForecast, Verdict};
-use crate::figures::{about, count, whole};
+use crate::figures::{about, count, two_digits_up, whole};
 use crate::program::{Conduct, HOLD_MAX, MetricPlan};
 
 /// A change that is enough.
@@ -61,25 +61,33 @@ pub struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Changes with which each step is judged; none when it is already, when nothing is compared, or when nothing helps.
+    /// Changes with which each step is judged, at most so many; none when it is already, when nothing is compared, or when
+    /// nothing helps. Takes about a millisecond for each step and metric of each change that is tried, some twenty a step.
     ///
     /// # Errors
     /// Rates that are none.
-    pub fn advice(&self, forecast: &Forecast) -> Result<Vec<Advice>, Error> {
-        if matches!(forecast.verdict(), Verdict::Judged | Verdict::NotAnalysed) {
-            return Ok(Vec::new());
-        }
+    pub fn advice(&self, forecast: &Forecast, most: usize) -> Result<Vec<Advice>, Error> {
         let mut found = Vec::new();
-        for change in
-            [self.other_weights(), self.longer_hold(forecast), self.more_impact(), self.other_floor(forecast)]
-        {
-            found.extend(change?);
+        if matches!(forecast.verdict(), Verdict::Judged | Verdict::NotAnalysed) || most == 0 {
+            return Ok(found);
+        }
+        let changes: [&dyn Fn() -> Result<Option<Advice>, Error>; 4] =
+            [&|| self.other_weights(), &|| self.longer_hold(forecast), &|| self.more_impact(), &|| {
+                self.other_floor(forecast)
+            }];
+        for change in changes {
+            found.extend(change()?);
+            if found.len() == most {
+                return Ok(found);
+            }
         }
         if found.is_empty() {
             found.extend(self.one_step()?);
         }
-        let alone = found.is_empty();
-        found.extend(self.more_requests(forecast, alone)?);
+        if found.len() < most {
+            let alone = found.is_empty();
+            found.extend(self.more_requests(forecast, alone)?);
+        }
         Ok(found)
     }
 
@@ -121,7 +129,7 @@ impl Search<'_> {
     fn works(&self, spec: &Written, service: &Service) -> Result<bool, Error> {
         let Some(conduct) = self.compiled(spec) else { return Ok(false) };
         for i in 0..conduct.steps.len() {
-            if !passes(&conduct, self.size, service, i)? {
+            if !StepForecast::is_judged(&conduct, self.size, service, i)? {
                 return Ok(false);
             }
         }
@@ -161,8 +169,8 @@ impl Search<'_> {
         while i < steps.len() {
             let judged = |steps: &[Step]| -> Result<bool, Error> {
                 let Some(conduct) = self.compiled(&self.with_steps(steps.to_vec())) else { return Ok(false) };
-                let before = i == 0 || passes(&conduct, self.size, self.service, i - 1)?;
-                Ok(before && passes(&conduct, self.size, self.service, i)?)
+                let before = i == 0 || StepForecast::is_judged(&conduct, self.size, self.service, i - 1)?;
+                Ok(before && StepForecast::is_judged(&conduct, self.size, self.service, i)?)
             };
             if judged(&steps)? {
                 i += 1;
@@ -323,10 +331,12 @@ impl Search<'_> {
         else {
             return Ok(None);
         };
-        let requests = two_digits(rate.requests_per_second * inside);
+        // Rounded up, so that what did still does.
+        let requests = two_digits_up(rate.requests_per_second * inside);
         let times = requests / rate.requests_per_second;
-        let events =
-            |times: f64| count(whole(two_digits(rate.requests_per_second * rate.share * times * 86_400.0)));
+        let events = |times: f64| {
+            count(whole(two_digits_up(rate.requests_per_second * rate.share * times * 86_400.0)))
+        };
         let text = format!(
             "{}: {} has {} events a day; this Rollout needs {}, at {} requests a second",
             if alone { "this service has too little traffic for any steps" } else { "more traffic" },
@@ -340,11 +350,6 @@ impl Search<'_> {
         }
         Ok(Some(Advice { text, patch: None, times_requests: Some(times) }))
     }
-}
-
-/// Judged, and not only on average.
-fn passes(conduct: &Conduct, size: i32, service: &Service, i: usize) -> Result<bool, Error> {
-    Ok(StepForecast::new(conduct, size, service, i)?.is_none_or(|step| step.verdict == Verdict::Judged))
 }
 
 fn with_impact(spec: &Written, impact: Percent) -> Written {
@@ -371,12 +376,6 @@ fn with_hold(spec: &Written, forecast: &Forecast) -> Option<(Written, Duration)>
     let own = spec.strategy.canary.steps.iter_mut().flatten().filter_map(|step| step.hold.as_mut());
     own.filter(|hold| hold.max.is_some()).for_each(raise);
     Some((spec, max))
-}
-
-/// Rounded up, so that what did still does.
-fn two_digits(x: f64) -> f64 {
-    let unit = 10_f64.powf(x.log10().floor() - 1.0).max(1.0);
-    (x / unit).ceil() * unit
 }
 
 /// Null of what cannot be written, which is nothing that was read.
@@ -417,7 +416,7 @@ mod tests {
     fn searched(spec: &Written, service: &Service) -> Vec<Advice> {
         let conduct = conduct(spec);
         let forecast = Forecast::new(&conduct, 10, service).unwrap();
-        Search { written: spec, conduct: &conduct, size: 10, service }.advice(&forecast).unwrap()
+        Search { written: spec, conduct: &conduct, size: 10, service }.advice(&forecast, usize::MAX).unwrap()
     }
 
     /// Each advice, applied as its reader would, leads to a plan that needs none.
