@@ -770,7 +770,7 @@ fn wrong_split(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
 /// Whether the steps of the run can be judged, as far as that is known.
 fn outlook(pass: &Pass<'_>) -> (bool, Reason, String) {
     let answers = "the metric source answers".to_owned();
-    let of_run = pass.status.analysis.as_ref().filter(|_| pass.conduct.is_some());
+    let of_run = pass.status.analysis.as_ref().filter(|_| pass.in_flight());
     match of_run.and_then(|analysis| analysis.outlook.as_ref()) {
         Some(outlook) if outlook.judged => (true, Reason::AsExpected, format!("{answers}; {}", outlook.text)),
         Some(outlook) => (false, Reason::TooLittleTraffic, outlook.text.clone()),
