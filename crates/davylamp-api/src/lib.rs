@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "the derive of kube generates such items")]
 
 pub mod action;
+pub mod checkpoint;
 pub mod conditions;
 pub mod labels;
 pub mod revision;

@@ -16,9 +16,10 @@ mod split;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davylamp_api::Instant;
+use davylamp_api::checkpoint::{Checkpoint, Silence};
 use davylamp_api::run::{ExpressionRecord, GaugeRecord, MetricRecord, SplitRecord};
 use davylamp_api::scalar::Percent;
-use davylamp_api::status::{Checkpoint, IncidentStatus, MetricStatus, Silence};
+use davylamp_api::status::{IncidentStatus, MetricStatus};
 
 use self::expression::ExpressionFold;
 use self::gauge::GaugeFold;

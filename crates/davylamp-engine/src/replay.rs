@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use davylamp_api::Instant;
+use davylamp_api::checkpoint::Checkpoint;
 use davylamp_api::conditions::Reason;
 use davylamp_api::run::{
     DecisionRecord, ExpressionRecord, GaugeRecord, MetricRecord, RolloutRunSpec, SplitRecord,
 };
 use davylamp_api::scalar::Percent;
-use davylamp_api::status::{Checkpoint, StateName};
+use davylamp_api::status::StateName;
 
 use crate::decision::{Named, Query};
 use crate::fold::Fold;

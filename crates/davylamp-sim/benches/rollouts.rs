@@ -1,6 +1,6 @@
-//! What comes of a thousand rollouts in each of some worlds: written to `bench/results/rollouts.json` as soon as a cell is
-//! done, and as a table for the guide. Only cells whose name holds the argument are run; with `DAVYLAMP_SEEDS`, fewer
-//! rollouts of each, and nothing is written.
+//! What comes of a thousand rollouts in each of some worlds: written to `bench/results/rollouts.json` and the page of the guide
+//! as soon as a cell is done. Only cells whose name holds the argument are run, and the page is written even if there is none;
+//! with `DAVYLAMP_SEEDS`, fewer rollouts of each, and nothing is written.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement for a person to look at")]
 #![allow(
     clippy::disallowed_methods,
@@ -19,6 +19,8 @@ use self::seeds::each_of;
 
 const SERVICE: &str = include_str!("rollouts.yaml");
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/results/rollouts.json");
+const TEXT: &str = include_str!("rollouts.md");
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/rollouts.md");
 const SEEDS: u64 = 1_000;
 
 #[global_allocator]
@@ -56,26 +58,46 @@ fn main() {
     let asked = std::env::var("DAVYLAMP_SEEDS").ok().map(|seeds| seeds.parse().unwrap());
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let seeds = asked.unwrap_or(SEEDS);
-    println!(
-        "| {seeds} of each | rolled back | promoted | paused | minutes, median | 90 % | requests failed more |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|--:|");
+    let mut results = std::fs::read_to_string(RESULTS)
+        .map_or_else(|_| json!({"seeds": SEEDS}), |text| serde_json::from_str(&text).unwrap());
+    if asked.is_none() {
+        write(&results);
+    }
     for (name, changes) in CELLS {
         if only.as_ref().is_some_and(|only| !name.contains(only)) {
             continue;
         }
-        let found = cell(name, changes, seeds);
+        let found = cell(changes, seeds);
+        print!("{}", row(name, &found));
         if asked.is_none() {
-            let before = std::fs::read_to_string(RESULTS).ok();
-            let mut results = before.map_or_else(|| json!({}), |text| serde_json::from_str(&text).unwrap());
-            results["seeds"] = seeds.into();
             results["cells"][name] = found;
-            std::fs::write(RESULTS, format!("{results:#}\n")).unwrap();
+            write(&results);
         }
     }
 }
 
-fn cell(name: &str, changes: &[(&str, &str)], seeds: u64) -> Value {
+fn write(results: &Value) {
+    std::fs::write(RESULTS, format!("{results:#}\n")).unwrap();
+    let rows = CELLS.iter().filter_map(|(name, _)| Some(row(name, results["cells"].get(*name)?)));
+    std::fs::write(PAGE, TEXT.replace("{rows}", rows.collect::<String>().trim_end())).unwrap();
+}
+
+/// A line of the table.
+fn row(name: &str, found: &Value) -> String {
+    let count = |outcome: &str| found["outcomes"][outcome].as_u64().unwrap_or(0);
+    let minutes = |field: &str| found[field].as_f64().unwrap();
+    format!(
+        "| {name} | {} | {} | {} | {:.1} | {:.1} | {} |\n",
+        count("RolledBack"),
+        count("Promoted"),
+        count("Paused"),
+        minutes("medianMinutes"),
+        minutes("minutesOfNineInTen"),
+        found["errorsOfCanary"],
+    )
+}
+
+fn cell(changes: &[(&str, &str)], seeds: u64) -> Value {
     let mut text = SERVICE.to_owned();
     for (from, to) in changes {
         assert!(text.contains(from), "{from}");
@@ -94,13 +116,6 @@ fn cell(name: &str, changes: &[(&str, &str)], seeds: u64) -> Value {
     let minutes = |ms: u64| f64::from(u32::try_from(ms / 1_000).unwrap()) / 60.0;
     let (median, slowest) = (minutes(at(5)), minutes(at(9)));
     let failed = found.iter().map(|(.., errors)| errors).sum::<i64>() / i64::try_from(found.len()).unwrap();
-    let count = |outcome| outcomes.get(outcome).copied().unwrap_or(0);
-    println!(
-        "| {name} | {} | {} | {} | {median:.1} | {slowest:.1} | {failed} |",
-        count("RolledBack"),
-        count("Promoted"),
-        count("Paused"),
-    );
     let rounded = |minutes: f64| (minutes * 10.0).round() / 10.0;
     json!({
         "outcomes": outcomes,

@@ -14,7 +14,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
 use super::cohorts::Sides;
-use super::increments::{NoRatio, TARGET_LABELS, Window, distribution, increments, of_counter, of_gauge};
+use super::histograms::distribution;
+use super::increments::{NoRatio, TARGET_LABELS, Window, increments, of_counter, of_gauge};
 use super::sampler::Wanted;
 use super::scope::{Questions, Scope, ScopeError, bind, bind_sides, in_milliseconds};
 use super::{MetricsApi, QueryError, Series};

@@ -2,12 +2,13 @@
 //!
 //! [`sampler`] decides when to ask, `history` which part of the past, `batch` asks for all metrics of a Rollout at once,
 //! [`scope`] writes what is asked, with `cohorts` where a gateway counts, [`prometheus`] carries it with what `access` knows of
-//! the source and reads `labels`, [`increments`] folds the answers. [`suggestion`] looks for a source where there is none.
+//! the source and reads `labels`, [`increments`] folds the answers, and `histograms` those of a distribution. [`suggestion`] looks for a source where there is none.
 //! Nothing here decides anything about a Rollout.
 
 mod access;
 mod batch;
 mod cohorts;
+mod histograms;
 mod history;
 pub mod increments;
 mod labels;

@@ -1,8 +1,8 @@
 //! One expression: its last value, and how many in a row were outside its limits. No error rate is promised for it.
 
 use davylamp_api::Instant;
+use davylamp_api::checkpoint::ExpressionCheckpoint;
 use davylamp_api::run::ExpressionRecord;
-use davylamp_api::status::ExpressionCheckpoint;
 
 use super::rounded;
 use crate::program::ExpressionPlan;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use davylamp_api::Instant;
+use davylamp_api::checkpoint::GaugeCheckpoint;
 use davylamp_api::run::GaugeRecord;
-use davylamp_api::status::{GaugeCheckpoint, Verdict};
+use davylamp_api::status::Verdict;
 use davylamp_stats::{Gauge, PodsTest, pods_t_test};
 
 use super::rounded;

@@ -5,8 +5,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use davylamp_api::Instant;
+use davylamp_api::checkpoint::LimitCheckpoint;
 use davylamp_api::run::{Cohort, LimitRecord};
-use davylamp_api::status::{IncidentStatus, LimitCheckpoint};
+use davylamp_api::status::IncidentStatus;
 use davylamp_stats::{Counts, SloProcess};
 
 use super::metric::block_seconds;

@@ -3,9 +3,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use davylamp_api::Instant;
+use davylamp_api::checkpoint::MetricCheckpoint;
 use davylamp_api::rollout::Goal;
 use davylamp_api::run::{Cohort, Interval, MetricRecord};
-use davylamp_api::status::{MetricCheckpoint, MetricStatus, Verdict};
+use davylamp_api::status::{MetricStatus, Verdict};
 use davylamp_stats::{
     Bucket, Counts, EventProcess, Layout, NonInferiority, ScoreProcess, counts_above, tail_boundary,
 };

@@ -6,8 +6,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use davylamp_api::Instant;
+use davylamp_api::checkpoint::SplitCheckpoint;
 use davylamp_api::run::SplitRecord;
-use davylamp_api::status::SplitCheckpoint;
 use davylamp_stats::TrafficSplit;
 
 use super::{EXPECTED, LATEST, MOST, rounded};
