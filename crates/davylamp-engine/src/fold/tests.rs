@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::*;
 use crate::calibration;
-use crate::decision::MetricQuery;
-use crate::observed::{Bucket, MetricSamples, Pod, Revision};
+use crate::decision::{MetricQuery, Named};
+use crate::observed::{Bucket, Increment, MetricSamples, Observed, Pod, Revision, Samples};
 use crate::program::{Conduct, Problem};
 
 /// When the weight became effective.

@@ -1,0 +1,257 @@
+//! Samples in rounds: of which target of which pod increments count, and since when.
+
+use std::collections::BTreeMap;
+
+use davylamp_api::Instant;
+
+use super::metric::Seen;
+use super::split::Requests;
+use super::{Fold, LATEST, gauge};
+use crate::decision::Named;
+use crate::observed::{Increment, Observed, Samples};
+use crate::program::{Exposure, MetricPlan};
+
+/// Bytes of remembered targets, about.
+const TARGETS: usize = 4_096;
+/// Rounds that one pass folds at most; the rest follows in the next.
+const ROUNDS: usize = 20_000;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Round {
+    pub(super) end: i64,
+    /// By metric.
+    pub(super) seen: Vec<Seen>,
+    /// By gauge.
+    pub(super) values: Vec<Vec<gauge::Value>>,
+    /// Of all pods, warm or not.
+    pub(super) requests: Requests,
+    /// By expression: its value at the end.
+    pub(super) numbers: Vec<Option<f64>>,
+    pub(super) canary_present: bool,
+    pub(super) baseline_present: bool,
+    /// Requests after the settle time, of pods that are not yet warm as well.
+    pub(super) canary_seen: f64,
+    pub(super) baseline_seen: f64,
+}
+
+/// What may count of one pod.
+struct OfPod<'t> {
+    /// The end of its name.
+    pod: &'t str,
+    canary: bool,
+    increments: Vec<&'t Increment>,
+    /// From when on they count; None while that is unknown.
+    warm: Option<i64>,
+}
+
+impl Round {
+    fn hear(&mut self, increment: &Increment, canary: bool, from: i64) {
+        let (present, seen) = if canary {
+            (&mut self.canary_present, &mut self.canary_seen)
+        } else {
+            (&mut self.baseline_present, &mut self.baseline_seen)
+        };
+        *present = true;
+        if increment.from >= from {
+            *seen += increment.total;
+        }
+    }
+}
+
+impl Fold<'_> {
+    /// Cuts the samples after the checkpoint into rounds.
+    pub(crate) fn take(&mut self, samples: &Samples, observed: &Observed, cohorts: &Named) {
+        if !self.is_open() || samples.since > self.checkpoint.folded_until {
+            return;
+        }
+        self.remember_young(observed);
+        let last = self.index(samples.until.clamp(0, LATEST) + 1) - 1;
+        let first = self.index(self.checkpoint.folded_until + 1);
+        if last < first {
+            return;
+        }
+        let count = usize::try_from(last - first + 1).unwrap_or(ROUNDS).min(ROUNDS);
+        let mut rounds: Vec<Round> = (0..count)
+            .map(|i| Round {
+                end: self.end(first + i64::try_from(i).unwrap_or(0)),
+                seen: vec![Seen::default(); self.metrics.len()],
+                values: vec![Vec::new(); self.gauges.len()],
+                numbers: vec![None; self.expressions.len()],
+                ..Round::default()
+            })
+            .collect();
+        let requests = self.plan.metrics.iter().any(MetricPlan::counts_requests);
+        for (m, metric) in self.plan.metrics.iter().enumerate() {
+            let heard = metric.counts_requests() || !requests;
+            let split = self.plan.split.is_some_and(|split| split.metric == m);
+            // A pod that restarts is not ready: what ends it would be left out. And a gateway knows no pods.
+            let warms = metric.exposure != Exposure::PodSeconds && metric.told.is_none();
+            for OfPod { canary, increments, warm, .. } in
+                self.pods(&metric.name, samples, observed, cohorts, warms)
+            {
+                // The last round in which the pod counted, and was there.
+                let (mut counted, mut present) = (None, None);
+                for increment in increments {
+                    let at = usize::try_from(self.index(increment.to) - first).ok();
+                    let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { continue };
+                    if heard {
+                        round.hear(increment, canary, self.checkpoint.from);
+                    }
+                    if split {
+                        round.requests.add(increment, canary);
+                    }
+                    if increment.from < self.checkpoint.from {
+                        continue;
+                    }
+                    if present != at {
+                        present = at;
+                        round.seen[m].add_present(canary);
+                    }
+                    if warm.is_some_and(|warm| increment.from >= warm) {
+                        round.seen[m].add(increment, canary);
+                        if increment.total > 0.0 && counted != at {
+                            counted = at;
+                            round.seen[m].add_pod(canary);
+                        }
+                    }
+                }
+            }
+        }
+        for (g, plan) in self.plan.gauges.iter().enumerate() {
+            let heard = self.plan.metrics.is_empty();
+            for (name, divides) in [(plan.name.clone(), false), (plan.divisor(), true)] {
+                for OfPod { pod, canary, increments, warm } in
+                    self.pods(&name, samples, observed, cohorts, true)
+                {
+                    for increment in increments {
+                        let at = usize::try_from(self.index(increment.to) - first).ok();
+                        let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { continue };
+                        if heard {
+                            round.hear(increment, canary, self.checkpoint.from);
+                        }
+                        let from = warm.map(|warm| warm.max(self.checkpoint.from));
+                        let some = !divides || increment.events > 0.0;
+                        if some && from.is_some_and(|from| increment.from >= from) {
+                            let divided = plan.divided_by.is_some();
+                            round.values[g].push(gauge::Value::of(pod, canary, increment, divided, divides));
+                        }
+                    }
+                }
+            }
+        }
+        self.read_numbers(samples, first, &mut rounds);
+        self.rounds = rounds.into();
+    }
+
+    /// Expressions were asked for at the ends of rounds.
+    fn read_numbers(&self, samples: &Samples, first: i64, rounds: &mut [Round]) {
+        let alone = self.plan.metrics.is_empty() && self.plan.gauges.is_empty();
+        for (e, plan) in self.plan.expressions.iter().enumerate() {
+            let metric = samples.metrics.get(&plan.name);
+            for increment in
+                metric.iter().flat_map(|metric| metric.pods.values()).flat_map(BTreeMap::values).flatten()
+            {
+                let at = usize::try_from(self.index(increment.to) - first).ok();
+                let round = at.and_then(|at| rounds.get_mut(at));
+                let Some(round) = round.filter(|round| round.end == increment.to) else { continue };
+                round.numbers[e] = Some(increment.events).filter(|number| number.is_finite());
+                if alone {
+                    round.canary_present = true;
+                    round.baseline_present = true;
+                    round.canary_seen = 1.0;
+                    round.baseline_seen = 1.0;
+                }
+            }
+        }
+    }
+
+    /// The increments of each pod that may count.
+    fn pods<'t>(
+        &mut self,
+        name: &str,
+        samples: &'t Samples,
+        observed: &Observed,
+        cohorts: &Named,
+        warms: bool,
+    ) -> Vec<OfPod<'t>> {
+        let mut all = Vec::new();
+        for (pod, targets) in samples.metrics.get(name).iter().flat_map(|metric| &metric.pods) {
+            let own = pod.strip_prefix(cohorts.canary.pods.as_str());
+            let Some(end) = own.or_else(|| pod.strip_prefix(cohorts.baseline.pods.as_str())) else {
+                continue;
+            };
+            let warm = if warms { self.warm_at(pod, observed) } else { Some(i64::MIN) };
+            let Some((increments, after)) = self.choose(name, pod, targets) else { continue };
+            let until = self.checkpoint.folded_until;
+            let increments = increments.iter().filter(|i| i.to > until && i.from >= after).collect();
+            all.push(OfPod { pod: end, canary: own.is_some(), increments, warm });
+        }
+        all
+    }
+
+    /// The number of the round that holds a sample of that time.
+    fn index(&self, at: i64) -> i64 {
+        (at - self.checkpoint.t0 - 1).div_euclid(self.interval)
+    }
+
+    fn end(&self, index: i64) -> i64 {
+        self.checkpoint.t0 + (index + 1) * self.interval
+    }
+
+    /// The increments of one target of the pod, and the time from which they may begin: never two targets for one
+    /// stretch of time, which would double the evidence.
+    fn choose<'t>(
+        &mut self,
+        metric: &str,
+        pod: &str,
+        targets: &'t BTreeMap<String, Vec<Increment>>,
+    ) -> Option<(&'t [Increment], i64)> {
+        let key = format!("{metric} {pod}");
+        let live = |target: &str| targets.get(target).map(Vec::as_slice).filter(|i| !i.is_empty());
+        if targets.values().filter(|increments| !increments.is_empty()).count() > 1 {
+            self.duplicates.insert(pod.to_owned());
+        }
+        let kept = self.checkpoint.targets.get(&key).and_then(|kept| kept.split_once(' '));
+        if let Some((after, target)) = kept
+            && let (Ok(after), Some(increments)) = (after.parse(), live(target))
+        {
+            return Some((increments, after));
+        }
+        let mut all = targets.iter().filter(|(_, increments)| !increments.is_empty());
+        let (target, increments) = all.next()?;
+        if all.next().is_none() && kept.is_none() {
+            return Some((increments, i64::MIN));
+        }
+        let after = self.checkpoint.folded_until;
+        let known = &mut self.checkpoint.targets;
+        if known.values().map(String::len).sum::<usize>() < TARGETS || known.contains_key(&key) {
+            known.insert(key, format!("{after} {target}"));
+        }
+        Some((increments, after))
+    }
+
+    /// A pod that flaps keeps the moment when it was first ready for as long as it is young.
+    fn remember_young(&mut self, observed: &Observed) {
+        let since = self.checkpoint.folded_until - self.plan.warmup;
+        for (name, pod) in observed.revisions.values().flat_map(|r| &r.pods) {
+            if let Some(ready) = pod.ready_at.map(Instant::as_millisecond)
+                && ready >= since
+                && self.checkpoint.young.len() < 200
+            {
+                self.checkpoint.young.entry(name.clone()).or_insert(ready);
+            }
+        }
+    }
+
+    /// From when samples of the pod count; None while that is unknown.
+    fn warm_at(&self, pod: &str, observed: &Observed) -> Option<i64> {
+        if let Some(ready) = self.checkpoint.young.get(pod) {
+            return Some(ready.saturating_add(self.plan.warmup));
+        }
+        match observed.revisions.values().find_map(|r| r.pods.get(pod)) {
+            Some(pod) => pod.ready_at.map(|ready| ready.as_millisecond() + self.plan.warmup),
+            // It has left, and was warm: else it would be remembered as young.
+            None => Some(i64::MIN),
+        }
+    }
+}
