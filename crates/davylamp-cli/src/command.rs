@@ -1,6 +1,6 @@
 //! The command line: its shapes, and what each command does from its words to its last line.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::acts::{SPEED, acts};
 use crate::distribution::distribution;
+use crate::doctor::Doctor;
 use crate::door::Door;
 use crate::input::{self, Flags, Input};
 use crate::pace::Speed;
@@ -50,6 +51,10 @@ enum Command {
     /// Exits with 0 when all is as recorded, with 1 when not, and with 2 when the input is wrong or the source does not answer.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArguments),
+    /// What is wrong with Davylamp on this cluster, and what to do; reads only
+    ///
+    /// Exits with 0 when nothing is a problem, with 1 when something is, and with 2 when it could not look.
+    Doctor(DoctorArguments),
     /// A good version is promoted, a bad one rolled back, and a controller killed in the middle; about a minute
     Demo(Demo),
 }
@@ -110,6 +115,15 @@ struct VerifyArguments {
     output: Output,
 }
 
+#[derive(Args, Debug)]
+struct DoctorArguments {
+    #[command(flatten)]
+    doctor: Doctor,
+    /// For people, or for programs
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     Text,
@@ -140,6 +154,17 @@ impl Cli {
                     Output::Text => verified.print(&mut io::stdout())?,
                 }
                 Ok(verified.holds())
+            }
+            Command::Doctor(DoctorArguments { doctor, output }) => {
+                let diagnosis = doctor.run()?;
+                match output {
+                    Output::Json => print_json(&diagnosis)?,
+                    Output::Text => {
+                        let colour = colour && io::stdout().is_terminal();
+                        diagnosis.print(&mut io::stdout(), colour)?;
+                    }
+                }
+                Ok(diagnosis.is_well())
             }
             Command::Demo(Demo { seed, speed }) => {
                 let mut show = Show::stdout(colour);
@@ -242,7 +267,9 @@ mod tests {
         let words = ["kubectl-davylamp", "simulate"].into_iter().chain(words.split_whitespace());
         Cli::try_parse_from(words).map(|cli| match cli.command {
             Command::Simulate(arguments) => arguments,
-            Command::Plan(_) | Command::Verify(_) | Command::Demo(_) => panic!("another command"),
+            Command::Plan(_) | Command::Verify(_) | Command::Doctor(_) | Command::Demo(_) => {
+                panic!("another command")
+            }
         })
     }
 

@@ -4,6 +4,7 @@
 mod acts;
 mod command;
 mod distribution;
+mod doctor;
 mod door;
 mod expansion;
 mod figures;

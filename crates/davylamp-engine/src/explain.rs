@@ -443,11 +443,15 @@ pub(crate) fn source_failing(pass: &Pass<'_>) -> String {
     }
 }
 
+/// In the message of `AnalysisReady`, where an address may be a metric source: it stands between the last `; ` before this
+/// and this, and a manifest follows.
+pub const SUGGESTED: &str = " answers as one does, so this may do: ";
+
 /// A manifest for an admin to apply.
 fn suggestion(name: &str, Suggested { url, namespace }: &Suggested) -> String {
     format!(
-        "; {url} answers as one does, so this may do: {{apiVersion: davylamp.dev/v1alpha1, kind: MetricSource, metadata: {{name: \
-         {name}}}, spec: {{url: '{url}', allowedNamespaces: [{namespace}]}}}}"
+        "; {url}{SUGGESTED}{{apiVersion: davylamp.dev/v1alpha1, kind: MetricSource, metadata: {{name: {name}}}, spec: {{url: \
+         '{url}', allowedNamespaces: [{namespace}]}}}}"
     )
 }
 

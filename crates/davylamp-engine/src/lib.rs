@@ -28,6 +28,7 @@ pub mod templates;
 pub use calibration::History;
 pub use decide::decide;
 pub use decision::{Decision, Desired, HistoryQuery, MetricQuery, Named, Names, Query, RouteGoal, Wake, Why};
+pub use explain::SUGGESTED;
 pub use program::{
     CohortPods, Conduct, Exposure, ExpressionPlan, GaugePlan, Input, LimitPlan, MetricPlan, Plan, Problem,
     Program, pods_for,

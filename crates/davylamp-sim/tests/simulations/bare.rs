@@ -16,6 +16,8 @@ type Pods = BTreeMap<String, BTreeMap<i64, [f64; 2]>>;
 
 const SEEDS: u64 = 5;
 const SCRAPE: i64 = 5_000;
+/// A pod that was silent for so long starts anew: what happened meanwhile is in no increment.
+const MEMORY: i64 = 12_500;
 const BLOCK: i64 = 15_000;
 const SETTLE: i64 = 5_000;
 const FLOOR: f64 = 0.001;
@@ -119,7 +121,7 @@ fn bare(pods: &Pods, after: i64, record: &MetricRecord) -> (Counts, f64) {
     let mut rounds: BTreeMap<i64, (Counts, [u32; 2])> = BTreeMap::new();
     for (pod, samples) in pods {
         for ((from, then), (to, now)) in samples.iter().zip(samples.iter().skip(1)) {
-            if *from < after || *to > until {
+            if *from < after || *to > until || to - from >= MEMORY {
                 continue;
             }
             let (counts, seen) = rounds.entry((to - t0 + SCRAPE - 1) / SCRAPE).or_default();
