@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test test-faults crds bench-stats bench-micro bench-sim bench-rollouts bench-poll
+.PHONY: help demo cluster-demo cluster cluster-down programs demo-programs test test-faults crds bench-stats bench-micro bench-sim bench-rollouts bench-poll bench-fleet
 
 CLUSTER := tests/cluster/cluster
 STATIC := x86_64-unknown-linux-gnu
@@ -53,3 +53,7 @@ bench-rollouts: ## measure what becomes of a thousand rollouts in each of ten wo
 
 bench-poll: ## measure what a poll of ten metrics costs the controller: bench/results
 	cargo bench -p davylamp-controller --bench poll
+
+bench-fleet: ## measure what 200 Rollouts with five metrics cost the controller: bench/results (about 12 minutes)
+	cargo build --release -p davylamp-controller
+	cargo bench -p davylamp-sim --bench fleet
