@@ -197,7 +197,7 @@ async fn answer(
             (StatusCode::OK, text)
         }
         Err(error) => {
-            counts.trouble.get_or_insert(format!("{query}: {error}"));
+            counts.trouble.get_or_insert_with(|| format!("{query}: {error}"));
             let text = json!({"status": "error", "errorType": "bad_data", "error": error}).to_string();
             (StatusCode::BAD_REQUEST, text)
         }
@@ -343,20 +343,20 @@ impl Controller {
         loop {
             let request = Request::get("/apis/davylamp.dev/v1alpha1/rollouts").body(Vec::new()).unwrap();
             let list = client.request::<Value>(request).await.unwrap();
-            let mut states = BTreeMap::<&str, u32>::new();
+            let mut counts = BTreeMap::<&str, u32>::new();
             for rollout in list["items"].as_array().unwrap() {
                 let status = &rollout["status"];
                 let seen = status["observedGeneration"] == rollout["metadata"]["generation"];
                 let state = status["state"]["name"].as_str().filter(|_| seen).unwrap_or("unseen");
-                *states.entry(state).or_default() += 1;
+                *counts.entry(state).or_default() += 1;
             }
-            if states.get(wanted) == Some(&self.rollouts) {
+            if counts.get(wanted) == Some(&self.rollouts) {
                 return start.elapsed().as_secs();
             }
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "the controller ended: {ended:?}\n{}", self.last_words());
             let late = start.elapsed() > PATIENCE;
-            assert!(!late, "not {wanted} after {PATIENCE:?}: {states:?}\n{}", self.last_words());
+            assert!(!late, "not {wanted} after {PATIENCE:?}: {counts:?}\n{}", self.last_words());
             sleep(Duration::from_secs(1)).await;
         }
     }
