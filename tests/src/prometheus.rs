@@ -9,8 +9,13 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// The interval of scrapes of the cluster's Prometheus, ms.
+const SCRAPE: i64 = 1_000;
 /// A target that was not scraped for so long starts anew: what happened meanwhile is in no increment, ms.
 const MEMORY: i64 = 5_000;
+
+/// Of each pod, by the times in ms of a scrape and the one before: what was counted in between.
+pub type Grown = BTreeMap<String, BTreeMap<(i64, i64), Cohort>>;
 
 /// Of one series: the value at each scrape, by its time in ms.
 type Points = BTreeMap<i64, f64>;
@@ -41,10 +46,54 @@ pub async fn cohort_of_job(
     record: &DecisionRecord,
     metric: &MetricRecord,
 ) -> Result<Cohort> {
+    Ok(sum(&grown_of_job(url, job, namespace, pods, record, metric).await?))
+}
+
+/// What grew in the window of a decision, of each pod at each scrape.
+///
+/// # Errors
+/// Prometheus does not answer, or the decision has no window.
+pub async fn grown_of_job(
+    url: &str,
+    job: &str,
+    namespace: &str,
+    pods: &str,
+    record: &DecisionRecord,
+    metric: &MetricRecord,
+) -> Result<Grown> {
     let (from, until) = (metric.from.context("no window")?, metric.until.context("no window")?);
     let after =
         |pod: &str| record.young.get(pod).copied().max(record.after).map_or(0, Instant::as_millisecond);
-    count(url, &selector(job, namespace, pods), from, until, after).await
+    grown(url, &selector(job, namespace, pods), from, until, after).await
+}
+
+/// What grew of the first, in each round of scrapes from a moment on in which nothing of the other did. Where Prometheus stops or
+/// starts, not all pods are scraped in a round; and a block of evidence begins only with both.
+#[must_use]
+pub fn alone(grown: &Grown, other: &Grown, from: Instant) -> Vec<Cohort> {
+    let rounds = |grown: &Grown| {
+        let mut rounds = BTreeMap::<i64, Grown>::new();
+        for (pod, growths) in grown {
+            for (&(before, at), one) in growths {
+                let round = rounds.entry((at - from.as_millisecond() - 1).div_euclid(SCRAPE)).or_default();
+                round.entry(pod.clone()).or_default().insert((before, at), *one);
+            }
+        }
+        rounds
+    };
+    let others = rounds(other);
+    rounds(grown).iter().filter(|(round, _)| !others.contains_key(*round)).map(|(_, one)| sum(one)).collect()
+}
+
+/// All of it.
+#[must_use]
+pub fn sum(grown: &Grown) -> Cohort {
+    let mut cohort = Cohort::default();
+    for one in grown.values().flat_map(BTreeMap::values) {
+        cohort.events += one.events;
+        cohort.exposure += one.exposure;
+    }
+    cohort
 }
 
 /// The requests to the pods of a revision that Prometheus holds in (from, until].
@@ -52,9 +101,8 @@ pub async fn cohort_of_job(
 /// # Errors
 /// Prometheus does not answer.
 pub async fn requests(url: &str, namespace: &str, pods: &str, from: Instant, until: Instant) -> Result<f64> {
-    let counted =
-        count(url, &selector("pods", namespace, pods), from, until, |_| from.as_millisecond()).await?;
-    Ok(counted.exposure)
+    let after = |_: &str| from.as_millisecond();
+    Ok(sum(&grown(url, &selector("pods", namespace, pods), from, until, after).await?).exposure)
 }
 
 fn selector(job: &str, namespace: &str, pods: &str) -> String {
@@ -63,13 +111,13 @@ fn selector(job: &str, namespace: &str, pods: &str) -> String {
 
 /// The increases between two scrapes in a row of which the later one lies in (from, until], and the earlier one not
 /// before `after` of that pod. A series that is born, or reset, counts from 0.
-async fn count(
+async fn grown(
     url: &str,
     selector: &str,
     from: Instant,
     until: Instant,
     after: impl Fn(&str) -> i64,
-) -> Result<Cohort> {
+) -> Result<Grown> {
     let (from, until) = (from.as_millisecond(), until.as_millisecond());
     let query = format!("{selector}[{}ms]", until - from + MEMORY);
     let path = format!("/api/v1/query?query={}&time={}.{:03}", encoded(&query), until / 1_000, until % 1_000);
@@ -80,22 +128,23 @@ async fn count(
         let series = (label("code").starts_with('5'), points(one)?);
         pods.entry(label("pod").to_owned()).or_default().push(series);
     }
-    let mut cohort = Cohort::default();
+    let mut grown = Grown::new();
     for (pod, series) in &pods {
         let scrapes: BTreeSet<i64> = series.iter().flat_map(|(_, points)| points.keys().copied()).collect();
         for (before, at) in scrapes.iter().zip(scrapes.iter().skip(1)) {
             if *at <= from || *at > until || *before < after(pod) || at - before >= MEMORY {
                 continue;
             }
+            let one = grown.entry(pod.clone()).or_default().entry((*before, *at)).or_default();
             for (failed, points) in series {
                 let Some(value) = points.get(at) else { continue };
                 let base = points.get(before).filter(|base| *base <= value).unwrap_or(&0.0);
-                cohort.exposure += value - base;
-                cohort.events += if *failed { value - base } else { 0.0 };
+                one.exposure += value - base;
+                one.events += if *failed { value - base } else { 0.0 };
             }
         }
     }
-    Ok(cohort)
+    Ok(grown)
 }
 
 /// Whether it answers.

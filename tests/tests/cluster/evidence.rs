@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use davylamp_api::run::{DecisionRecord, RolloutRunStatus};
+use davylamp_api::run::{Cohort, DecisionRecord, RolloutRunStatus};
 use davylamp_api::status::RolloutStatus;
 use davylamp_tests::program;
-use davylamp_tests::prometheus::cohort_of_job;
+use davylamp_tests::prometheus::{alone, grown_of_job, sum};
 use davylamp_tests::shop::{NAME, Shop};
 use serde_json::{Value, json};
 
@@ -24,7 +24,8 @@ pub(crate) fn spec(steps: &Value) -> Value {
     })
 }
 
-/// What a decision was recorded with is what one of these jobs of Prometheus holds, for both cohorts.
+/// What a decision was recorded with is what one of these jobs of Prometheus holds, for both cohorts: no more, and no less but
+/// for rounds in which one cohort was alone.
 pub(crate) async fn ensure_true(
     url: &str,
     jobs: &[&str],
@@ -33,16 +34,36 @@ pub(crate) async fn ensure_true(
     decision: &DecisionRecord,
 ) -> Result<()> {
     let record = decision.metrics.first().context("no evidence")?;
-    for (revision, recorded) in [(&begun.canary, record.canary), (&begun.stable, record.baseline)] {
-        let pods = format!("{NAME}-{}-", revision.as_ref().context("no revision")?.hash);
-        let mut held = Vec::new();
-        for job in jobs {
-            held.push(cohort_of_job(url, job, &shop.namespace, &pods, decision, record).await?);
+    let from = record.from.context("no window")?;
+    let mut held = Vec::new();
+    for job in jobs {
+        let mut grown = Vec::new();
+        for revision in [&begun.canary, &begun.stable] {
+            let pods = format!("{NAME}-{}-", revision.as_ref().context("no revision")?.hash);
+            grown.push(grown_of_job(url, job, &shop.namespace, &pods, decision, record).await?);
         }
-        ensure!(held.iter().all(|h| h.exposure > 100.0), "hardly anything was counted: {held:?}");
-        ensure!(held.contains(&recorded), "{recorded:?} was recorded, Prometheus holds {held:?}: {record:?}");
+        held.push(grown);
+    }
+    for (ours, recorded) in [(0, record.canary), (1, record.baseline)] {
+        let is_true = held.iter().any(|grown| {
+            let alone = alone(&grown[ours], &grown[1 - ours], from);
+            may_be(recorded, sum(&grown[ours]), &alone)
+        });
+        ensure!(
+            is_true && recorded.exposure > 100.0,
+            "{recorded:?} was recorded of {ours}: {decision:?}; Prometheus holds {held:?}"
+        );
     }
     Ok(())
+}
+
+/// It is all of it, but for some of the rounds in which one cohort was alone.
+fn may_be(recorded: Cohort, all: Cohort, alone: &[Cohort]) -> bool {
+    recorded == all
+        || alone.split_first().is_some_and(|(one, rest)| {
+            let without = Cohort { events: all.events - one.events, exposure: all.exposure - one.exposure };
+            may_be(recorded, all, rest) || may_be(recorded, without, rest)
+        })
 }
 
 /// The program of the user finds the same evidence for each decision of the run as was recorded.
