@@ -20,7 +20,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::shared::World;
 
-const INTERVAL_MS: i64 = 200;
+/// As long as Prometheus waits for an answer: a scrape that takes longer is lost, and with it a line of the script.
+const INTERVAL_MS: i64 = 1_000;
+/// What the controller asks for at once; in no proportion to the interval.
+const PIECE_MS: i64 = 370;
 
 /// The type of the text format.
 pub(crate) const TEXT: &str = "text/plain; version=0.0.4";
@@ -42,7 +45,7 @@ pub(crate) struct Target {
 /// The increments by metric and pod, each of which has one target.
 pub(crate) type Found = BTreeMap<(String, String), Vec<Increment>>;
 
-/// What the controller reads when all scripts are at their ends: the same in one window as in windows of 70 ms, bit for bit.
+/// What the controller reads when all scripts are at their ends: the same in one window as in small windows, bit for bit.
 pub(crate) async fn read(
     world: &World,
     targets: Vec<Target>,
@@ -70,7 +73,7 @@ pub(crate) async fn read(
     let exporter = tokio::spawn(export(listener, scripts.clone()));
     let begun = Instant::now().as_millisecond();
     let prometheus = OwnPrometheus::start_with(world.cluster, &world.namespace, &config).await?;
-    until(Duration::from_secs(30), "all scripts are at their ends", || {
+    until(Duration::from_secs(60), "all scripts are at their ends", || {
         // A scrape is stored before the next one begins.
         let over = scripts.iter().all(|(target, done)| done.load(Ordering::SeqCst) > target.scrapes + 1);
         std::future::ready(Ok(over.then_some(())))
@@ -82,7 +85,7 @@ pub(crate) async fn read(
     let mut pieces = Found::new();
     let mut since = begun;
     while since < end {
-        let next = (since + 70).min(end);
+        let next = (since + PIECE_MS).min(end);
         for (of, increments) in ask(&prometheus.url, metrics, since, next).await? {
             pieces.entry(of).or_default().extend(increments);
         }
