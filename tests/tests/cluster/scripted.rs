@@ -79,7 +79,8 @@ pub(crate) async fn read(
         std::future::ready(Ok(over.then_some(())))
     })
     .await?;
-    let end = Instant::now().as_millisecond();
+    // A scrape that has begun since then is perhaps not yet stored.
+    let end = Instant::now().as_millisecond() - INTERVAL_MS;
 
     let whole = ask(&prometheus.url, metrics, begun, end).await?;
     let mut pieces = Found::new();
