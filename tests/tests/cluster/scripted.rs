@@ -73,7 +73,7 @@ pub(crate) async fn read(
     let exporter = tokio::spawn(export(listener, scripts.clone()));
     let begun = Instant::now().as_millisecond();
     let prometheus = OwnPrometheus::start_with(world.cluster, &world.namespace, &config).await?;
-    until(Duration::from_secs(60), "all scripts are at their ends", || {
+    until(Duration::from_mins(1), "all scripts are at their ends", || {
         // A scrape is stored before the next one begins.
         let over = scripts.iter().all(|(target, done)| done.load(Ordering::SeqCst) > target.scrapes + 1);
         std::future::ready(Ok(over.then_some(())))
