@@ -507,6 +507,10 @@ fn alike(mut value: Value, namespace: &str) -> Value {
                     }
                     _ => alike(field.take(), namespace),
                 };
+                // They stand by second and then by name, so in two orders if the script is under way at the full second.
+                if let ("managedFields", Value::Array(entries)) = (name.as_str(), field) {
+                    entries.sort_by_cached_key(Value::to_string);
+                }
             }
         }
         Value::Array(list) => list.iter_mut().for_each(|v| *v = alike(v.take(), namespace)),
