@@ -98,6 +98,12 @@ pub struct MetricCheckpoint {
     /// Of a ratio: both cohorts against a rate of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<LimitCheckpoint>,
+    /// What a pod counts a second without traffic; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<f64>,
+    /// The data time from which its series were read as one sum for each target; 0 while each is read.
+    #[serde(default, skip_serializing_if = "zero")]
+    pub summed: i64,
 }
 
 /// What is remembered of both cohorts of a ratio against an absolute rate. Times are in milliseconds since 1970; 0 is none.

@@ -100,6 +100,8 @@ names! {
         NoTraffic,
         /// Not all steps can be judged within their time.
         TooLittleTraffic,
+        /// What pods count without traffic: it is being measured, or it is a large part of all.
+        BackgroundTraffic,
         /// There are no metrics.
         NotAnalysed,
         /// Too few pods of the canary are ready.

@@ -151,6 +151,13 @@ pub enum Preset {
     JvmMemory,
 }
 
+/// Not probes and scrapes, where a label says what was asked for.
+macro_rules! of_users {
+    () => {
+        r#"path!~"/(healthz?|livez|readyz|metrics)",handler!~"/(healthz?|livez|readyz|metrics)""#
+    };
+}
+
 impl Preset {
     /// All of them.
     pub const ALL: [Self; 8] = [
@@ -184,14 +191,14 @@ impl Preset {
     pub fn metrics(self) -> Vec<Metric> {
         let (events, total, histogram) = match self {
             Self::Http => (
-                r#"http_requests_total{code=~"5.."}"#,
-                "http_requests_total",
-                "http_request_duration_seconds",
+                concat!("http_requests_total{", of_users!(), r#",code=~"5.."}"#),
+                concat!("http_requests_total{", of_users!(), "}"),
+                concat!("http_request_duration_seconds{", of_users!(), "}"),
             ),
             Self::Grpc => (
-                r#"grpc_server_handled_total{grpc_code=~"Unknown|DeadlineExceeded|Unimplemented|Internal|Unavailable|DataLoss"}"#,
-                "grpc_server_handled_total",
-                "grpc_server_handling_seconds",
+                r#"grpc_server_handled_total{grpc_service!="grpc.health.v1.Health",grpc_code=~"Unknown|DeadlineExceeded|Unimplemented|Internal|Unavailable|DataLoss"}"#,
+                r#"grpc_server_handled_total{grpc_service!="grpc.health.v1.Health"}"#,
+                r#"grpc_server_handling_seconds{grpc_service!="grpc.health.v1.Health"}"#,
             ),
             Self::Istio => (
                 r#"istio_requests_total{reporter="destination",response_code=~"5.."}"#,

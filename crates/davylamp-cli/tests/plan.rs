@@ -165,13 +165,18 @@ fn what_presets_and_templates_stand_for_is_printed() {
     let output = run("plan -f - --rps 2000", &format!("{rollout}{TEMPLATES}"));
     let told = text(&output);
     for line in [
-        "  http-errors comes from preset http: ratio of http_requests_total{code=~\"5..\"} to\n",
-        "  http-latency comes from preset http: distribution of http_request_duration_seconds\n",
+        "  http-errors comes from preset http: ratio of\n",
+        "  http-latency comes from preset http: distribution of\n",
         "  refused comes from AnalysisTemplate checkout: ratio of refused_total{route=\"/pay\"} to\n",
     ] {
         assert!(told.contains(line), "{line} in\n{told}");
     }
     let plan = json("plan -f - --rps 2000", &format!("{rollout}{TEMPLATES}"));
+    let users = "path!~\"/(healthz?|livez|readyz|metrics)\",handler!~\"/(healthz?|livez|readyz|metrics)\"";
+    assert_eq!(
+        plan["expansions"][1]["is"],
+        format!("distribution of http_request_duration_seconds{{{users}}}")
+    );
     assert_eq!(plan["expansions"][2]["metric"], "refused");
     assert_eq!(plan["expansions"][2]["from"], "AnalysisTemplate checkout");
     assert_eq!(plan["expansions"][2]["is"], "ratio of refused_total{route=\"/pay\"} to http_requests_total");

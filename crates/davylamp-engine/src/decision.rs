@@ -72,6 +72,8 @@ pub struct Query {
     pub metrics: BTreeMap<String, MetricQuery>,
     /// How series are told apart, of metrics that are not told apart by pods.
     pub told: BTreeMap<String, Cohorts>,
+    /// The metrics that are read as one sum for each target, because there were too many series to read each.
+    pub summed: BTreeSet<String>,
     /// The interval of scrapes, ms.
     pub scrape_interval_ms: i64,
     /// The age at which samples are read, ms.
@@ -80,7 +82,7 @@ pub struct Query {
 
 impl Query {
     /// What a run asks of both cohorts.
-    pub(crate) fn of_run(plan: &Plan, cohorts: Named, since: i64) -> Option<Self> {
+    pub(crate) fn of_run(plan: &Plan, cohorts: Named, since: i64, summed: BTreeSet<String>) -> Option<Self> {
         let sampling = plan.sampling?;
         Some(Self {
             source: plan.source.clone()?,
@@ -89,6 +91,7 @@ impl Query {
             cohorts: Some(cohorts),
             metrics: plan.queries(),
             told: plan.told(),
+            summed,
             scrape_interval_ms: sampling.scrape_interval.millis(),
             delay_ms: sampling.delay.millis(),
         })

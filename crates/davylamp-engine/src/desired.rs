@@ -7,6 +7,7 @@ use davylamp_api::run::Sampling;
 use davylamp_api::scalar::{Duration, Percent};
 use davylamp_api::status::{Stage, StateName};
 
+use crate::background;
 use crate::calibration;
 use crate::conflicts;
 use crate::decision::{Desired, HistoryQuery, Query, RouteGoal, Why};
@@ -136,6 +137,7 @@ fn history(pass: &Pass<'_>, conduct: &Conduct) -> Option<HistoryQuery> {
             cohorts: None,
             metrics: of_pods().map(|m| (m.name.clone(), m.query.clone())).collect(),
             told: BTreeMap::new(),
+            summed: BTreeSet::new(),
             scrape_interval_ms: sampling.scrape_interval.millis(),
             delay_ms: sampling.delay.millis(),
         },
@@ -272,7 +274,13 @@ fn weights(pass: &Pass<'_>) -> BTreeMap<davylamp_api::rollout::RouteRef, RouteGo
 
 fn query(pass: &Pass<'_>) -> Option<Query> {
     let plan = &pass.conduct?.analysis;
-    let fold = pass.fold.as_ref().filter(|fold| fold.is_open())?;
-    let since = pass.status.analysis.as_ref()?.checkpoint.as_ref().filter(|c| c.t0 > 0)?.folded_until;
-    Query::of_run(plan, pass.cohorts(plan)?, since.min(fold.folded_until()))
+    let fold = pass.fold.as_ref()?;
+    let since = if let Some(since) = background::watched_since(pass) {
+        since
+    } else {
+        let checkpoint = pass.status.analysis.as_ref()?.checkpoint.as_ref();
+        let folded_until = checkpoint.filter(|c| c.t0 > 0 && fold.is_open())?.folded_until;
+        folded_until.min(fold.folded_until())
+    };
+    Query::of_run(plan, pass.cohorts(plan)?, since, fold.summed())
 }

@@ -12,7 +12,7 @@ use crate::observed::{Action, Role, Source, Suggested, Template};
 use crate::pass::{Pass, later};
 use crate::program::{Conduct, GaugePlan, MetricPlan};
 use crate::rest::services_ready;
-use crate::{figures, incidents};
+use crate::{background, figures, incidents};
 
 /// At most so many bytes, cut at a character.
 pub(crate) fn bounded(text: String, most: usize) -> String {
@@ -761,6 +761,7 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
             .or_else(|| wrong_split(pass))
             .or_else(|| no_series(pass))
             .or_else(|| no_value(pass))
+            .or_else(|| background::warning(pass))
             .unwrap_or_else(|| outlook(pass)),
     };
     Some(Wanted { kind, status: Some(status), reason, message: bounded(message, 1_024) })

@@ -471,6 +471,25 @@ impl<'a> Fold<'a> {
         (Instant::from_millisecond(after).ok(), young.collect())
     }
 
+    /// The metrics that are read as one sum for each target.
+    pub(crate) fn summed(&self) -> BTreeSet<String> {
+        let metrics = self.plan.metrics.iter().zip(&self.metrics);
+        metrics.filter(|(_, metric)| metric.summed > 0).map(|(plan, _)| plan.name.clone()).collect()
+    }
+
+    /// What a pod counts of each metric a second without traffic, where that is known.
+    pub(crate) fn backgrounds(&self) -> impl Iterator<Item = (&'a MetricPlan, Option<f64>)> {
+        self.plan.metrics.iter().zip(&self.metrics).map(|(plan, metric)| (plan, metric.background))
+    }
+
+    /// It is known now.
+    pub(crate) fn leave_out(&mut self, metric: &str, background: f64) {
+        let at = self.plan.metrics.iter().position(|plan| plan.name == metric);
+        if let Some(metric) = at.and_then(|at| self.metrics.get_mut(at)) {
+            metric.background = Some(background.clamp(0.0, MOST));
+        }
+    }
+
     /// The evidence, by metric, for the status.
     pub(crate) fn statuses(&self) -> Vec<MetricStatus> {
         let metrics = self.metrics.iter().zip(&self.plan.metrics);

@@ -2,6 +2,7 @@
 //! randomness; the same arguments give the same answer.
 #![deny(missing_docs)]
 
+mod background;
 mod calibration;
 mod conflicts;
 mod decide;

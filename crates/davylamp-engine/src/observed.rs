@@ -243,6 +243,8 @@ pub struct Samples {
     pub failing: Option<(Instant, String)>,
     /// By metric.
     pub metrics: BTreeMap<String, MetricSamples>,
+    /// The metrics that were read as one sum for each target: there were too many series to read each.
+    pub summed: BTreeSet<String>,
 }
 
 /// What the stable pods' history says, perhaps that nothing could be learnt.

@@ -29,6 +29,8 @@ pub struct Replay<'a> {
     conduct: &'a Conduct,
     records: &'a [DecisionRecord],
     fold: Fold<'a>,
+    /// From when on metrics were read as sums.
+    summed: BTreeMap<String, i64>,
     cohorts: Named,
 }
 
@@ -79,11 +81,21 @@ impl<'a> Replay<'a> {
         records: &'a [DecisionRecord],
     ) -> Option<Self> {
         let baseline = conduct.analysis.baseline(spec.baseline.as_deref()?);
+        let mut fold = Fold::new(&conduct.analysis, &Checkpoint::default(), Percent::ZERO, Percent::FULL);
+        let mut summed = BTreeMap::new();
+        for record in records.iter().flat_map(|record| &record.metrics) {
+            // It was measured before the first sample that counts.
+            record.background.into_iter().for_each(|rate| fold.leave_out(&record.name, rate));
+            if let Some(since) = record.summed_since {
+                summed.insert(record.name.clone(), since.as_millisecond());
+            }
+        }
         Some(Self {
             spec,
             conduct,
             records,
-            fold: Fold::new(&conduct.analysis, &Checkpoint::default(), Percent::ZERO, Percent::FULL),
+            fold,
+            summed,
             cohorts: Named::of(&spec.rollout, &spec.hash, &baseline, spec.services.as_ref()),
         })
     }
@@ -98,7 +110,9 @@ impl<'a> Replay<'a> {
                 && until > self.fold.folded_until()
                 && let Some(query) = self.query()
             {
+                let other_form = self.summed.values().filter(|since| **since > query.since).min();
                 let end = until.min(query.since.saturating_add(LONGEST_WINDOW));
+                let end = end.min(other_form.copied().unwrap_or(i64::MAX));
                 return Next::Ask(Box::new(query), end);
             }
             self.records = rest;
@@ -130,7 +144,9 @@ impl<'a> Replay<'a> {
     }
 
     fn query(&self) -> Option<Query> {
-        Query::of_run(&self.conduct.analysis, self.cohorts.clone(), self.fold.folded_until())
+        let since = self.fold.folded_until();
+        let summed = self.summed.iter().filter(|(_, from)| **from <= since).map(|(name, _)| name.clone());
+        Query::of_run(&self.conduct.analysis, self.cohorts.clone(), since, summed.collect())
     }
 
     /// A weight became effective.

@@ -6,6 +6,7 @@ use davylamp_api::rollout::{OnInconclusive, OnNoData, OnNoTraffic, Then};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{RouteOriginal, StateName, StepStatus};
 
+use crate::background;
 use crate::decide::pause_end;
 use crate::decision::Why;
 use crate::explain;
@@ -102,8 +103,17 @@ pub(crate) fn scaling(pass: &mut Pass<'_>) -> bool {
     // The Service's selector moves after this: it must not carry anything then.
     let idle = pass.weight() > Percent::ZERO || all_routes_carry(pass, Percent::ZERO).is_ok();
     if pass.ready_to_compare() < need || !idle {
+        if background::watched_since(pass).is_some() {
+            scale(pass, Reason::ScalingPods, "pods are not ready any more");
+            return true;
+        }
         let reason = if idle { Reason::ProgressDeadline } else { Reason::TrafficDeadline };
         return deadline(pass, reason);
+    }
+    if pass.weight() == Percent::ZERO
+        && let Some(moved) = background::measure(pass)
+    {
+        return moved;
     }
     let message = format!("{} ready: traffic moves to {}", explain::pods(need), pass.step_weight());
     pass.go(StateName::Shifting, Reason::ShiftingTraffic, Some(ROUTER_DEADLINE), message);

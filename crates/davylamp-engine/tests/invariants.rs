@@ -62,6 +62,8 @@ enum Event {
     SourceGone(bool),
     Scraped(u32, bool),
     Rate(f64),
+    /// There are too many series to read each from now on.
+    Wide,
     /// Of all requests, this share fails beyond the usual.
     Around(f64),
     /// The same while the second version gets more than this share.
@@ -161,6 +163,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::SourceGone),
         1 => (version(), any::<bool>()).prop_map(|(v, b)| Event::Scraped(v, b)),
         1 => prop::sample::select(vec![0.0, 2.0, 200.0]).prop_map(Event::Rate),
+        1 => Just(Event::Wide),
         3 => prop::sample::select(vec![0.0, 0.1, 0.5]).prop_map(Event::Around),
         2 => prop::option::of(prop::sample::select(vec![0.0, 0.2])).prop_map(Event::Breaks),
         1 => (0_usize..3).prop_map(Event::Others),
@@ -212,6 +215,7 @@ fn world(setup: &Setup) -> World {
     world.endpoints_delay = setup.endpoints_delay;
     world.route_delay = setup.route_delay;
     world.sampler.rate = Some(setup.rate);
+    (world.sampler.background, world.usual_traffic) = (0.1, Some(setup.rate));
     world
 }
 
@@ -265,6 +269,7 @@ fn happen(world: &mut World, event: Event) {
         Event::SourceGone(gone) => world.source = if gone { Source::NotFound } else { ready() },
         Event::Scraped(version, scraped) => world.versions.get_mut(&hash(version)).unwrap().scraped = scraped,
         Event::Rate(rate) => world.sampler.rate = Some(rate),
+        Event::Wide => world.sampler.wide_since = Some(world.now),
         Event::Around(share) => world.around = share,
         Event::Breaks(above) => world.breaks_above = above,
         Event::Others(count) => {

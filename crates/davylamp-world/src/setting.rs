@@ -235,11 +235,19 @@ pub struct Pods {
     pub room: Option<u32>,
     /// Nodes over which the pods of a `ReplicaSet` are spread: `node-1` and so on; absent: one, `node`.
     pub nodes: Option<u32>,
+    /// Requests of probes to each pod a second. They are counted as others, but not by path, and succeed.
+    pub probes_per_second: f64,
 }
 
 impl Default for Pods {
     fn default() -> Self {
-        Self { start: Duration::from_secs(5), stop: Duration::from_secs(10), room: None, nodes: None }
+        Self {
+            start: Duration::from_secs(5),
+            stop: Duration::from_secs(10),
+            room: None,
+            nodes: None,
+            probes_per_second: 0.0,
+        }
     }
 }
 

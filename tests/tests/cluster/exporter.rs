@@ -109,6 +109,52 @@ async fn what_is_read_is_what_the_script_says(name: &str, classic: bool, job: &V
     Ok(())
 }
 
+/// Each counter of the script, at so many paths.
+const PATHS: usize = 60;
+
+/// As before, but where a sum falls this is not counted, and where a series goes its sum is less than what has grown.
+const SUMS: [(&str, [f64; 2]); 3] = [
+    ("shop-aaaaaaaaaa-aaaaa", [54.0, 4.0]),
+    ("shop-bbbbbbbbbb-aaaaa", [25.0, 1.0]),
+    ("shop-bbbbbbbbbb-bbbbb", [21.0, 1.0]),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_counter_with_too_many_series_is_read_as_one_sum_for_each_target() -> Result<()> {
+    let world = world("exporter-wide").await?;
+    let errors = MetricQuery::Counters {
+        events: "requests_total{code=\"500\"}".to_owned(),
+        total: "requests_total".to_owned(),
+    };
+    let targets = PODS.iter().map(|&(pod, script, _)| Target {
+        pod,
+        scrapes: script.len(),
+        answer: Box::new(move |at| script[at].map(|(counters, _)| (TEXT, at_paths(counters)))),
+        job: json!({}),
+    });
+    let whole = read(&world, targets.collect(), &BTreeMap::from([("errors".to_owned(), errors)])).await?;
+    #[allow(clippy::cast_precision_loss, reason = "a small number")]
+    let paths = PATHS as f64;
+    for (pod, counted) in SUMS {
+        let found = whole.get(&("errors".to_owned(), pod.to_owned())).cloned().unwrap_or_default();
+        let sum = |of: fn(&Increment) -> f64| found.iter().map(of).sum::<f64>();
+        let sums = [sum(|one| one.total), sum(|one| one.events)];
+        let same = sums.iter().zip(counted).all(|(sum, one)| sum.total_cmp(&(paths * one)).is_eq());
+        ensure!(same, "{pod}: {sums:?}\n{found:#?}");
+    }
+    Ok(())
+}
+
+fn at_paths(counters: &[(u16, u32)]) -> Vec<u8> {
+    let mut text = "# TYPE requests_total counter\n".to_owned();
+    for (code, value) in counters {
+        for path in 0..PATHS {
+            let _ = writeln!(text, "requests_total{{code=\"{code}\",path=\"/{path}\"}} {value}");
+        }
+    }
+    text.into_bytes()
+}
+
 /// Requests by code, and values up to each bound.
 type Counts<'a> = (&'a [(u16, u32)], &'a [(&'a str, u32)]);
 

@@ -14,10 +14,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
 use super::cohorts::Sides;
-use super::histograms::distribution;
+use super::histograms::{at_scrapes, distribution};
 use super::increments::{NoRatio, TARGET_LABELS, Window, increments, of_counter, of_gauge};
 use super::sampler::Wanted;
-use super::scope::{Questions, Scope, ScopeError, bind, bind_sides, in_milliseconds};
+use super::scope::{Bound, Questions, Scope, ScopeError, Targets, bind, bind_sides, in_milliseconds};
 use super::{MetricsApi, QueryError, Series};
 
 const AT_ONCE: usize = 2;
@@ -64,6 +64,8 @@ pub(super) type Texts = BTreeMap<String, Text>;
 #[derive(Debug)]
 pub(super) struct Text {
     questions: Questions,
+    /// For the case that there are too many series to read each.
+    targets: Targets,
     /// How its series are told apart, if not by pods.
     sides: Option<Sides>,
 }
@@ -89,7 +91,8 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
             Some(sides) => bind_sides(asked, &scope, sides)?,
             None => bind(asked, &scope)?,
         };
-        Ok(Text { questions, sides })
+        let told = sides.as_ref().map_or(scope.pod_label, Sides::label);
+        Ok(Text { questions, targets: Targets::of(scope.pod_label, told), sides })
     };
     let of_metric = |(metric, asked): (&String, &MetricQuery)| {
         let failed = |error| Failure {
@@ -114,13 +117,40 @@ pub async fn fetch_once(
 }
 
 /// The increments of all metrics after `since`, up to `until`. What is `known` of the same, and costs a question a round, is
-/// not asked again.
+/// not asked again. A counter with too many series to read each is read as one sum for each target, and remains so.
 pub(super) async fn fetch(
     api: &dyn MetricsApi,
     texts: &Result<Texts, Failure>,
     wanted: &Wanted,
     until: i64,
     known: Option<&Samples>,
+) -> Result<Samples, Failure> {
+    let mut summed = wanted.query.summed.clone();
+    summed.extend(known.iter().flat_map(|known| &known.summed).cloned());
+    let is_counter = |metric: &str| {
+        let text = texts.as_ref().ok().and_then(|texts| texts.get(metric));
+        text.is_some_and(|text| matches!(text.questions, Questions::Ratio { .. } | Questions::Counter(_)))
+    };
+    loop {
+        match fetch_as(api, texts, wanted, until, known, &summed).await {
+            Err(Failure { metric, error, .. })
+                if error.is_too_wide() && is_counter(&metric) && !summed.contains(&metric) =>
+            {
+                summed.insert(metric);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The same, with sums of these metrics.
+async fn fetch_as(
+    api: &dyn MetricsApi,
+    texts: &Result<Texts, Failure>,
+    wanted: &Wanted,
+    until: i64,
+    known: Option<&Samples>,
+    summed: &BTreeSet<String>,
 ) -> Result<Samples, Failure> {
     let Wanted { query, source } = wanted;
     let failed = |metric: &str, error: QueryError| Failure {
@@ -134,8 +164,9 @@ pub(super) async fn fetch(
         until,
         memory: memory(query.scrape_interval_ms),
         rest: false,
+        sums: false,
     };
-    let mut samples = Samples { since: query.since, until, ..Samples::default() };
+    let mut samples = Samples { since: query.since, until, summed: summed.clone(), ..Samples::default() };
     if query.pods.is_empty() {
         return Ok(samples);
     }
@@ -144,8 +175,8 @@ pub(super) async fn fetch(
     let most = source.limits().samples();
     // Owned: a stream of borrowed items is not `Send` for every lifetime.
     let known_until = known.map_or(query.since, |known| known.until);
-    let asked = |text| asked_for(text, query, &window, known_until);
-    let pairs: Vec<_> = texts.iter().map(|(metric, text)| (metric, text, asked(text))).collect();
+    let asked = |metric, text| asked_for(text, query, &window, known_until, summed.contains(metric));
+    let pairs: Vec<_> = texts.iter().map(|(metric, text)| (metric, text, asked(metric, text))).collect();
     let mut questions = BTreeMap::new();
     for (metric, _, pair) in &pairs {
         for question in pair {
@@ -176,6 +207,15 @@ pub(super) async fn fetch(
             Some(sides) => Cow::Owned(sides.as_pods(of(n), window.pod_label)),
             None => Cow::Borrowed(of(n)),
         };
+        let window = Window { sums: summed.contains(metric), ..window };
+        // Of counters the times are asked for last.
+        let counted = |n: usize| {
+            if window.sums {
+                at_scrapes(&as_pods(n), &as_pods(asked.len() - 1), &window).into()
+            } else {
+                as_pods(n)
+            }
+        };
         let increments = match &texts.questions {
             Questions::Expression(_) => {
                 let values = asked.iter().filter_map(|one| Some((one.at, answers.get(one)?)));
@@ -184,12 +224,14 @@ pub(super) async fn fetch(
                 let old = old.into_iter().flatten().filter(|one| one.to > query.since).cloned();
                 as_alone(old.chain(new).collect())
             }
-            Questions::Counter(_) => of_counter(&as_pods(0), &window),
+            Questions::Counter(_) => of_counter(&counted(0), &window),
             Questions::Gauge(_) => of_gauge(&as_pods(0), &window),
-            Questions::Distribution(_) => distribution(&as_pods(0), &as_pods(1), &window),
+            Questions::Distribution(_) => {
+                distribution(&at_scrapes(&as_pods(0), &as_pods(1), &window), &window)
+            }
             Questions::Ratio { buckets, .. } => {
                 let window = Window { rest: buckets.is_some(), ..window };
-                match increments(&as_pods(0), &as_pods(1), &window) {
+                match increments(&counted(0), &counted(1), &window) {
                     Ok(increments) => increments,
                     Err(NoRatio::Unmatched(error)) => {
                         return Err(failed(metric, QueryError::Unmatched(error)));
@@ -220,29 +262,31 @@ impl Text {
 }
 
 /// The queries of one metric; of an expression, those after what is known.
-fn asked_for(text: &Text, query: &Query, window: &Window<'_>, known_until: i64) -> Vec<Question> {
+fn asked_for(text: &Text, query: &Query, window: &Window<'_>, known_until: i64, sums: bool) -> Vec<Question> {
     let until = window.until;
     let range = until.saturating_sub(query.since).saturating_add(window.memory);
     // So that each scrape is the newest at one of these moments; the last of them lies after `until`.
     let step = (query.scrape_interval_ms / 2).max(1);
+    let (longer, after) = (range.saturating_add(step), until.saturating_add(step));
     let width = text.width();
+    let raw = |one: &Bound| Question { text: one.over(range), at: until, width };
+    let moments = |text: String| Question { text, at: after, width };
+    let sum = |one: &Bound| moments(text.targets.sums(one, longer, step));
+    let times = |one: &Bound| moments(text.targets.times(one, longer, step));
     match &text.questions {
-        Questions::Ratio { events, total, .. } => {
-            [events, total].map(|one| Question { text: one.over(range), at: until, width }).to_vec()
-        }
-        Questions::Counter(one) | Questions::Gauge(one) => {
-            vec![Question { text: one.over(range), at: until, width }]
-        }
+        Questions::Ratio { events, total, .. } if sums => vec![sum(events), sum(total), times(total)],
+        Questions::Counter(one) if sums => vec![sum(one), times(one)],
+        Questions::Ratio { events, total, .. } => vec![raw(events), raw(total)],
+        Questions::Counter(one) | Questions::Gauge(one) => vec![raw(one)],
         Questions::Expression(one) => {
             let rounds = ends_of_rounds(query.since, until, query.scrape_interval_ms).into_iter();
             let new = rounds.filter(|at| *at > known_until);
             new.map(|at| Question { text: one.at_once(), at, width: Some(usize::MAX) }).collect()
         }
         Questions::Distribution(folded) => {
-            let (range, at) = (range.saturating_add(step), until.saturating_add(step));
             let buckets = Some(width.unwrap_or(MOST_BUCKETS));
-            let values = Question { text: folded.values(range, step), at, width: buckets };
-            vec![values, Question { text: folded.times(range, step), at, width }]
+            let values = Question { width: buckets, ..moments(folded.values(longer, step)) };
+            vec![values, moments(folded.times(longer, step))]
         }
     }
 }

@@ -1,22 +1,52 @@
-//! From what a source has added up to increments of a histogram: it is read as one for each target, however many series the
-//! target has, and the same law holds as for [`increments`](super::increments). But where one of the sums falls, there is no
-//! telling which series began anew.
+//! From what a source has added up to samples of one series for each target, however many the target has, and to increments of
+//! a histogram, which is always read so. The same law holds as for [`increments`](super::increments). But where one of the sums
+//! falls, there is no telling which series began anew.
 
 use std::collections::BTreeMap;
 
 use davylamp_engine::observed::{Bucket, Increment, MetricSamples, classic_buckets};
 
 use super::Series;
-use super::increments::{TargetTexts, Window, is_count, pod_of, remembered, target_text};
+use super::increments::{TargetTexts, Window, is_count, pod_of, remembered};
 
-/// The increments of a histogram. `values` and `times` are what [`Folded`](super::scope::Folded) asks for: at the same moments,
-/// what each target had counted so far, and when it was scraped, in seconds. The classic histogram is read where there is
-/// one, else the native one.
+/// What [`Targets`](super::scope::Targets) and [`Folded`](super::scope::Folded) ask for, as samples at scrapes: `values` and
+/// `times` are of the same moments, what each target had counted so far, and when it was scraped, in seconds.
+#[must_use]
+pub(super) fn at_scrapes(values: &[Series], times: &[Series], window: &Window<'_>) -> Vec<Series> {
+    let mut scrapes: BTreeMap<(&str, String), BTreeMap<i64, i64>> = BTreeMap::new();
+    let mut texts = TargetTexts::default();
+    for one in times {
+        let Some(pod) = pod_of(one, window) else { continue };
+        let of_target = scrapes.entry((pod, texts.of(&one.labels))).or_default();
+        of_target.extend(one.samples.iter().filter_map(|(moment, s)| Some((*moment, time_of(*s, window)?))));
+    }
+    let mut texts = TargetTexts::default();
+    let mut series = Vec::with_capacity(values.len());
+    for one in values {
+        let Some(pod) = pod_of(one, window) else { continue };
+        let Some(scrapes) = scrapes.get(&(pod, texts.of(&one.labels))) else { continue };
+        let at = |moment: &i64| scrapes.get(moment).copied();
+        let mut samples: Vec<_> =
+            one.samples.iter().filter_map(|(moment, value)| Some((at(moment)?, *value))).collect();
+        // A scrape is seen at each moment until the next one.
+        samples.dedup_by_key(|(at, _)| *at);
+        let mut histograms: Vec<_> = one
+            .histograms
+            .iter()
+            .filter_map(|(moment, buckets)| Some((at(moment)?, buckets.clone())))
+            .collect();
+        histograms.dedup_by_key(|(at, _)| *at);
+        series.push(Series { labels: one.labels.clone(), samples, histograms });
+    }
+    series
+}
+
+/// The increments of a histogram, of samples at scrapes. The classic histogram is read where there is one, else the native one.
 ///
 /// When anything falls, some series have begun anew or are gone: which, their sum does not tell, so that this scrape is only
 /// the base of the next increment.
 #[must_use]
-pub(super) fn distribution(values: &[Series], times: &[Series], window: &Window<'_>) -> MetricSamples {
+pub(super) fn distribution(values: &[Series], window: &Window<'_>) -> MetricSamples {
     let mut counted: BTreeMap<(&str, String), BTreeMap<i64, Counted>> = BTreeMap::new();
     let mut texts = TargetTexts::default();
     for one in values {
@@ -32,25 +62,16 @@ pub(super) fn distribution(values: &[Series], times: &[Series], window: &Window<
         }
     }
     let mut samples = MetricSamples::default();
-    for one in times {
-        let Some(pod) = pod_of(one, window) else { continue };
-        let target = target_text(&one.labels);
-        let Some(counted) = counted.get(&(pod, target.clone())) else { continue };
-        // A scrape is seen at each moment until the next one.
-        let mut scrapes: BTreeMap<i64, Vec<Bucket>> = BTreeMap::new();
-        for (moment, seconds) in &one.samples {
-            if let (Some(at), Some(counted)) = (time_of(*seconds, window), counted.get(moment)) {
-                scrapes.entry(at).or_insert_with(|| counted.buckets());
-            }
-        }
+    for ((pod, target), counted) in counted {
+        let scrapes: Vec<_> = counted.iter().map(|(at, counted)| (*at, counted.buckets())).collect();
         let increments: Vec<_> = scrapes
             .iter()
             .zip(scrapes.iter().skip(1))
-            .filter(|((from, _), (to, _))| **to > window.since && remembered(**from, **to, window.memory))
-            .map(|((&from, before), (&to, now))| {
+            .filter(|((from, _), (to, _))| *to > window.since && remembered(*from, *to, window.memory))
+            .map(|((from, before), (to, now))| {
                 let buckets = growth(before, now).unwrap_or_default();
                 let total = buckets.iter().map(|bucket| bucket.count).sum();
-                Increment { from, to, events: 0.0, total, buckets }
+                Increment { from: *from, to: *to, events: 0.0, total, buckets }
             })
             .collect();
         samples.pods.entry(pod.to_owned()).or_default().insert(target, increments);
@@ -107,7 +128,7 @@ mod tests {
     const MEMORY: i64 = 37_500;
 
     fn window(since: i64, until: i64) -> Window<'static> {
-        Window { pod_label: "pod", since, until, memory: MEMORY, rest: false }
+        Window { pod_label: "pod", since, until, memory: MEMORY, rest: false, sums: false }
     }
 
     /// What is seen of a target that was scraped every third second of a step: sums by bound, and when that was.
@@ -140,7 +161,7 @@ mod tests {
 
     /// From, to (in scrapes) and the counts of the only target's buckets.
     fn grown(values: &[Series], times: &Series, window: &Window<'_>) -> Vec<(i64, i64, Vec<f64>)> {
-        let samples = distribution(values, std::slice::from_ref(times), window);
+        let samples = distribution(&at_scrapes(values, std::slice::from_ref(times), window), window);
         let increments = samples.pods["a"]["{job=\"pods\"}"].iter();
         increments
             .map(|i| {
@@ -163,13 +184,13 @@ mod tests {
         );
         let all = window(0, 9 * STEP);
         assert_eq!(grown(&values, &times, &all), [(1, 2, vec![4.0, 1.0, 0.0]), (2, 3, vec![0.0, 2.0, 4.0])]);
-        let buckets = distribution(&values, std::slice::from_ref(&times), &all);
+        let buckets = distribution(&at_scrapes(&values, std::slice::from_ref(&times), &all), &all);
         let bounds: Vec<_> = buckets.pods["a"]["{job=\"pods\"}"][0].buckets.iter().map(|b| b.upper).collect();
         assert_eq!(bounds, [0.1, 0.5, INF]);
         // The scrape before `since` is the base of the first, what is scraped after `until` belongs to the next window.
         assert_eq!(grown(&values, &times, &window(2 * STEP, 9 * STEP)), [(2, 3, vec![0.0, 2.0, 4.0])]);
         assert_eq!(grown(&values, &times, &window(0, 2 * STEP)), [(1, 2, vec![4.0, 1.0, 0.0])]);
-        assert!(distribution(&values, &[], &all).pods.is_empty());
+        assert!(at_scrapes(&values, &[], &all).is_empty());
     }
 
     #[test]

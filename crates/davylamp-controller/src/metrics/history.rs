@@ -1,6 +1,7 @@
 //! The past of one Rollout's stable pods, read in windows, the newest first: a [`Lesson`] says which is next, takes what was
 //! answered, and ends in bounded time with what it has learnt by then. Asks nobody itself and reads no clock.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub(super) struct Lesson {
     window: i64,
     /// A window was too wide: they grow no more.
     narrow: bool,
+    /// The metrics that were read as sums.
+    summed: BTreeSet<String>,
     due: i64,
     deadline: i64,
     trouble: Option<String>,
@@ -84,6 +87,7 @@ impl Lesson {
             oldest: reached.saturating_sub(*length),
             window: FIRST_WINDOW_MS,
             narrow: false,
+            summed: BTreeSet::new(),
             due: now,
             deadline: now.saturating_add(PATIENCE_MS),
             trouble: None,
@@ -107,7 +111,8 @@ impl Lesson {
     /// The question for this window.
     pub(super) fn question(&self, since: i64) -> Wanted {
         let WantedHistory { of, source } = &*self.wanted;
-        Wanted { query: Query { since, ..of.query.clone() }, source: source.clone() }
+        let query = Query { since, summed: self.summed.clone(), ..of.query.clone() };
+        Wanted { query, source: source.clone() }
     }
 
     /// How long an answer is waited for.
@@ -143,6 +148,7 @@ impl Lesson {
         match outcome {
             Ok(samples) => {
                 self.trouble = None;
+                self.summed.clone_from(&samples.summed);
                 // Before the first sample there is none.
                 self.reached = if history.add(&samples) { since } else { self.oldest };
                 if !self.narrow {
@@ -197,7 +203,9 @@ impl Lesson {
 }
 
 fn is_too_wide(error: &QueryError) -> bool {
-    matches!(error, QueryError::TooLarge(_) | QueryError::TooManySamples(_) | QueryError::Timeout)
+    // Of series there are as many in a shorter window.
+    let series = matches!(error, QueryError::TooManySeries { .. });
+    (error.is_too_wide() && !series) || matches!(error, QueryError::Timeout)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! time t depends only on samples in (t - memory, t]. So whatever window is read, the increments in it are the same, bit for
 //! bit, and a verdict does not depend on when somebody asked.
 //!
+//! A counter with more series than are read one by one is read as one sum for each target ([`Window::sums`]).
+//!
 //! Counters may reset (the new value counts from 0), miss scrapes (the next increment covers the gap) and be born late: a
 //! series that appears at a target which was scraped before starts at 0. A target that was silent for the whole memory starts
 //! anew, without an increment.
@@ -34,6 +36,9 @@ pub struct Window<'a> {
     pub memory: i64,
     /// What is counted as events is the rest of the total: what is no event.
     pub rest: bool,
+    /// The series are sums over those of a target. When one falls, some of them have begun anew or are gone: which, it does not
+    /// tell, so that this scrape is only the base of the next increment.
+    pub sums: bool,
 }
 
 /// Why two answers are no ratio.
@@ -213,13 +218,14 @@ fn of_target(events: &[Points], total: &[Points], window: &Window<'_>) -> Vec<In
     let mut scrapes: Vec<i64> = total.iter().flatten().map(|&(at, _)| at).collect();
     scrapes.sort_unstable();
     scrapes.dedup();
-    let events = deltas(events, &scrapes, window.memory);
-    let total = deltas(total, &scrapes, window.memory);
+    let events = deltas(events, &scrapes, window);
+    let total = deltas(total, &scrapes, window);
     let increments = scrapes.iter().zip(scrapes.iter().skip(1)).zip(events.iter().zip(&total).skip(1));
     increments
-        .map(|((&from, &to), (&counted, &total))| {
+        .filter_map(|((&from, &to), (&counted, &total))| {
+            let (counted, total) = (counted?, total?);
             let events = if window.rest { f64::max(total - counted, 0.0) } else { counted };
-            Increment { from, to, events, total, buckets: Vec::new() }
+            Some(Increment { from, to, events, total, buckets: Vec::new() })
         })
         .filter(|increment| {
             increment.to > window.since && remembered(increment.from, increment.to, window.memory)
@@ -227,20 +233,21 @@ fn of_target(events: &[Points], total: &[Points], window: &Window<'_>) -> Vec<In
         .collect()
 }
 
-/// By how much the series grew, in sum, from the scrape before to each scrape.
-fn deltas(series: &[Points], scrapes: &[i64], memory: i64) -> Vec<f64> {
-    let mut sums = vec![0.0; scrapes.len()];
+/// By how much the series grew, in sum, from the scrape before to each scrape; None where a sum fell.
+fn deltas(series: &[Points], scrapes: &[i64], window: &Window<'_>) -> Vec<Option<f64>> {
+    let mut sums = vec![Some(0.0); scrapes.len()];
     for points in series {
         let mut before: Option<(i64, f64)> = None;
         for &(at, value) in points {
             let Ok(scrape) = scrapes.binary_search(&at) else { continue };
-            let delta = match before.filter(|&(then, _)| remembered(then, at, memory)) {
-                Some((_, then)) if value >= then => value - then,
+            let delta = match before.filter(|&(then, _)| remembered(then, at, window.memory)) {
+                Some((_, then)) if value >= then => Some(value - then),
+                Some(_) if window.sums => None,
                 // Reset, or born where a scrape before saw other series: it counts from 0. At the first scrape of a target
                 // there is no increment, so what is added there is not read.
-                _ => value,
+                _ => Some(value),
             };
-            sums[scrape] = f64::min(sums[scrape] + delta, f64::MAX);
+            sums[scrape] = sums[scrape].zip(delta).map(|(sum, delta)| f64::min(sum + delta, f64::MAX));
             before = Some((at, value));
         }
     }
@@ -278,7 +285,7 @@ mod tests {
     }
 
     fn window(since: i64, until: i64) -> Window<'static> {
-        Window { pod_label: "pod", since, until, memory: MEMORY, rest: false }
+        Window { pod_label: "pod", since, until, memory: MEMORY, rest: false, sums: false }
     }
 
     /// The increments of the only target of pod `a`, as (from, to, events, total) with times in scrapes.
@@ -318,6 +325,23 @@ mod tests {
         ];
         let samples = of_gauge(&pools, &window(STEP, 3 * STEP));
         assert_eq!(alone(&samples), [(2, 60.0, 1.0), (3, 42.0, 1.0)]);
+    }
+
+    #[test]
+    fn a_sum_that_falls_is_only_a_base() {
+        let sums = |values: &[f64]| {
+            [series(&[("pod", "a")], &(1..).zip(values.iter().copied()).collect::<Vec<_>>())]
+        };
+        let total = sums(&[10.0, 30.0, 25.0, 40.0, 60.0]);
+        let window = Window { sums: true, ..window(STEP, 5 * STEP) };
+        let alone = |events: &[f64]| alone(&increments(&sums(events), &total, &window).unwrap());
+        assert_eq!(alone(&[1.0, 2.0, 2.0, 5.0, 5.0]), [(2, 1.0, 20.0), (4, 3.0, 15.0), (5, 0.0, 20.0)]);
+        // The events of some series are gone, though the total has grown.
+        assert_eq!(alone(&[1.0, 2.0, 2.0, 1.0, 2.0]), [(2, 1.0, 20.0), (5, 1.0, 20.0)]);
+        // A series of events is born.
+        let born = [series(&[("pod", "a")], &[(4, 3.0), (5, 4.0)])];
+        let born = increments(&born, &total, &window).unwrap();
+        assert_eq!(self::alone(&born), [(2, 0.0, 20.0), (4, 3.0, 15.0), (5, 1.0, 20.0)]);
     }
 
     #[test]
@@ -490,7 +514,7 @@ mod tests {
             until in any::<i64>(),
             memory in any::<i64>(),
         ) {
-            let window = Window { pod_label: "pod", since, until, memory, rest: false };
+            let window = Window { pod_label: "pod", since, until, memory, rest: false, sums: false };
             if let Ok(samples) = increments(&events, &total, &window) {
                 for (_, _, i) in flat(&samples) {
                     prop_assert!(i.from < i.to && i.to > since && i.to <= until);

@@ -229,6 +229,11 @@ impl QueryError {
             Self::NoBucket(_) => "NoBucket",
         }
     }
+
+    /// Less in one answer may help.
+    pub(crate) const fn is_too_wide(&self) -> bool {
+        matches!(self, Self::TooLarge(_) | Self::TooManySeries { .. } | Self::TooManySamples(_))
+    }
 }
 
 fn others(bounds: &[davylamp_api::scalar::Duration]) -> String {

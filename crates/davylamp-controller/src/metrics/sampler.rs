@@ -261,10 +261,11 @@ impl Wanted {
         newest.min(known_until.saturating_add(rounds)).min(since.saturating_add(LONGEST_WINDOW_MS))
     }
 
-    /// The same is wanted as before, from the same time or a later one.
+    /// The same is wanted as before, from the same time or a later one. What is to be read as sums is learnt from what was read
+    /// here.
     fn continues(&self, before: &Self) -> bool {
         let Self { query, source } = before;
-        let moved = Query { since: self.query.since, ..query.clone() };
+        let moved = Query { since: self.query.since, summed: self.query.summed.clone(), ..query.clone() };
         query.since <= self.query.since && moved == self.query && *source == self.source
     }
 

@@ -113,21 +113,45 @@ pub enum Questions {
     Expression(Bound),
 }
 
-/// A histogram with all its matchers, read as one for each target, however many series the target has.
+/// The labels that tell targets apart, the pod's first: series are read as one for each target, however many it has, at whole
+/// multiples of a step, whenever they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets(String);
+
+impl Targets {
+    /// `told` is the label that tells cohorts apart.
+    pub(super) fn of(pod_label: &str, told: &str) -> Self {
+        let more = Some(told).filter(|told| *told != pod_label && !TARGET_LABELS.contains(told));
+        let all = std::iter::once(pod_label).chain(TARGET_LABELS).chain(more);
+        Self(all.collect::<Vec<_>>().join(","))
+    }
+
+    /// The sums over the series of each target, each `step_ms` of the last `range_ms`.
+    #[must_use]
+    pub fn sums(&self, Bound(series): &Bound, range_ms: i64, step_ms: i64) -> String {
+        format!("sum by ({}) ({series}){}", self.0, ranged(range_ms, step_ms))
+    }
+
+    /// When each target was scraped, in seconds, at the same moments.
+    #[must_use]
+    pub fn times(&self, Bound(series): &Bound, range_ms: i64, step_ms: i64) -> String {
+        format!("max by ({}) (timestamp({series})){}", self.0, ranged(range_ms, step_ms))
+    }
+}
+
+/// A histogram with all its matchers, read as one for each target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folded {
     buckets: Bound,
     native: Bound,
-    /// The labels that tell targets apart, the pod's first.
-    by: String,
+    by: Targets,
 }
 
 impl Folded {
-    /// The sums over the series of each target, by bucket if it is a classic one, each `step_ms` of the last `range_ms`:
-    /// at whole multiples of the step, whenever they are asked for.
+    /// The sums over the series of each target, by bucket if it is a classic one.
     #[must_use]
     pub fn values(&self, range_ms: i64, step_ms: i64) -> String {
-        let Self { buckets: Bound(buckets), native: Bound(native), by } = self;
+        let Self { buckets: Bound(buckets), native: Bound(native), by: Targets(by) } = self;
         let range = ranged(range_ms, step_ms);
         format!("(sum by ({by},le) ({buckets}) or sum by ({by}) ({native})){range}")
     }
@@ -135,7 +159,7 @@ impl Folded {
     /// When each target was scraped, in seconds, at the same moments.
     #[must_use]
     pub fn times(&self, range_ms: i64, step_ms: i64) -> String {
-        let Self { buckets: Bound(buckets), native: Bound(native), by } = self;
+        let Self { buckets: Bound(buckets), native: Bound(native), by: Targets(by) } = self;
         let range = ranged(range_ms, step_ms);
         format!("max by ({by}) (timestamp({buckets}) or timestamp({native})){range}")
     }
@@ -221,12 +245,7 @@ fn questions(
             Questions::Distribution(Folded {
                 buckets: bound(selector.clone(), "_bucket"),
                 native: bound(selector, ""),
-                by: {
-                    let more = [told].into_iter().filter(|told| *told != scope.pod_label);
-                    let more = more.filter(|told| !TARGET_LABELS.contains(told));
-                    let all = [scope.pod_label].into_iter().chain(TARGET_LABELS).chain(more);
-                    all.collect::<Vec<_>>().join(",")
-                },
+                by: Targets::of(scope.pod_label, told),
             })
         }
     })

@@ -24,6 +24,7 @@ fn query(steps: &[(&str, Option<i32>)]) -> HistoryQuery {
             since: 0,
             pods: BTreeSet::from(["shop-old-".to_owned()]),
             metrics: BTreeMap::from([("errors".to_owned(), counters)]),
+            summed: BTreeSet::new(),
             scrape_interval_ms: INTERVAL,
             delay_ms: INTERVAL,
             ..Query::default()
@@ -60,7 +61,7 @@ fn window(pods: &Pods, since: i64, until: i64, target: &str) -> Samples {
         (format!("shop-old-{i:02}"), BTreeMap::from([(target.to_owned(), inside)]))
     };
     let metric = MetricSamples { pods: pods.iter().enumerate().map(of_pod).collect() };
-    Samples { since, until, failing: None, metrics: BTreeMap::from([("errors".to_owned(), metric)]) }
+    Samples { since, until, metrics: BTreeMap::from([("errors".to_owned(), metric)]), ..Samples::default() }
 }
 
 fn learnt(of: HistoryQuery, pods: &Pods) -> Calibrated {

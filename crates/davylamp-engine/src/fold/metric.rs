@@ -12,7 +12,7 @@ use davylamp_stats::{
 };
 
 use super::limit::Limit;
-use super::{MOST, percent, rounded};
+use super::{LATEST, MOST, percent, rounded};
 use crate::decision::MetricQuery;
 use crate::observed::Increment;
 use crate::program::{CohortPods, MetricPlan};
@@ -57,6 +57,13 @@ impl Seen {
         buckets.extend(&increment.buckets);
     }
 
+    /// Without what is expected to come without traffic, there may seem to be less than nothing.
+    pub(super) fn at_least_events(&mut self) {
+        let counts = &mut self.counts;
+        counts.n_canary = counts.n_canary.max(counts.x_canary);
+        counts.n_baseline = counts.n_baseline.max(counts.x_baseline);
+    }
+
     pub(super) fn add_pod(&mut self, canary: bool) {
         self.pods.add(canary);
     }
@@ -98,6 +105,10 @@ pub(super) struct MetricFold {
     rows: Vec<[f64; 4]>,
     /// Of a ratio.
     pub(super) limit: Option<Limit>,
+    /// What a pod counts a second without traffic; None while that is not known.
+    pub(super) background: Option<f64>,
+    /// The data time from which its series were read as sums; 0 while each is read.
+    pub(super) summed: i64,
 }
 
 /// The test against "not worse than tolerated".
@@ -246,6 +257,8 @@ impl MetricFold {
                 .map(|k| k.rows.iter().take(ROWS).map(|r| r.map(|n| n.clamp(0.0, MOST))).collect())
                 .unwrap_or_default(),
             limit: Limit::restore(plan, kept.and_then(|kept| kept.limit.as_ref())),
+            background: kept.and_then(|kept| kept.background).filter(|rate| (0.0..=MOST).contains(rate)),
+            summed: kept.map_or(0, |kept| kept.summed.clamp(0, LATEST)),
         }
     }
 
@@ -267,6 +280,8 @@ impl MetricFold {
             counted_from: self.counted_from,
             rows: self.rows.clone(),
             limit: self.limit.as_ref().map(Limit::checkpoint),
+            background: self.background,
+            summed: self.summed,
         }
     }
 
@@ -391,6 +406,8 @@ impl MetricFold {
             margin: rounded(plan.margin_among(next_weight, self.pods)),
             weight: rounded(plan.weight),
             limit: self.limit.as_ref().and_then(Limit::record),
+            background: self.background,
+            summed_since: time(self.summed),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Samples in rounds: of which target of which pod increments count, and since when.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use davylamp_api::Instant;
@@ -56,6 +57,25 @@ impl Round {
             *seen += increment.total;
         }
     }
+
+    /// Of a metric without its background. In sum over the pods of a round, for the background of one scrape is a whole number.
+    fn at_least_nothing(&mut self, metric: usize) {
+        self.seen[metric].at_least_events();
+        self.requests.at_least_none();
+        self.canary_seen = self.canary_seen.max(0.0);
+        self.baseline_seen = self.baseline_seen.max(0.0);
+    }
+}
+
+/// The increment without what comes at that rate a second without traffic; events are none of it.
+#[allow(clippy::cast_precision_loss, reason = "a time in ms")]
+fn without(increment: &Increment, background: f64) -> Cow<'_, Increment> {
+    if background > 0.0 {
+        let left_out = background * (increment.to - increment.from) as f64 / 1_000.0;
+        Cow::Owned(Increment { total: increment.total - left_out, ..increment.clone() })
+    } else {
+        Cow::Borrowed(increment)
+    }
 }
 
 impl Fold<'_> {
@@ -86,6 +106,10 @@ impl Fold<'_> {
             let split = self.plan.split.is_some_and(|split| split.metric == m);
             // A pod that restarts is not ready: what ends it would be left out. And a gateway knows no pods.
             let warms = metric.exposure != Exposure::PodSeconds && metric.told.is_none();
+            if samples.summed.contains(&metric.name) && self.metrics[m].summed == 0 {
+                self.metrics[m].summed = self.checkpoint.folded_until;
+            }
+            let background = self.metrics[m].background.unwrap_or(0.0);
             for OfPod { canary, increments, warm, .. } in
                 self.pods(&metric.name, samples, observed, cohorts, warms)
             {
@@ -94,6 +118,7 @@ impl Fold<'_> {
                 for increment in increments {
                     let at = usize::try_from(self.index(increment.to) - first).ok();
                     let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { continue };
+                    let increment = &*without(increment, background);
                     if heard {
                         round.hear(increment, canary, self.checkpoint.from);
                     }
@@ -114,6 +139,11 @@ impl Fold<'_> {
                             round.seen[m].add_pod(canary);
                         }
                     }
+                }
+            }
+            if background > 0.0 {
+                for round in &mut rounds {
+                    round.at_least_nothing(m);
                 }
             }
         }

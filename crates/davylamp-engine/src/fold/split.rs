@@ -38,6 +38,10 @@ impl Requests {
         self.counts[cohort] += increment.total;
         self.heard[cohort] = true;
     }
+
+    pub(super) fn at_least_none(&mut self) {
+        self.counts = self.counts.map(|count| count.max(0.0));
+    }
 }
 
 /// Of a whole run.

@@ -79,7 +79,7 @@ fn samples(since: i64, until: i64, pods: &BTreeMap<String, Targets>) -> Samples 
         (pod.clone(), targets.collect())
     });
     let metric = MetricSamples { pods: pods.collect() };
-    Samples { since, until, failing: None, metrics: BTreeMap::from([("errors".to_owned(), metric)]) }
+    Samples { since, until, metrics: BTreeMap::from([("errors".to_owned(), metric)]), ..Samples::default() }
 }
 
 /// One target scraped each interval at that offset, with events and total of each scrape.

@@ -5,6 +5,7 @@
     clippy::wildcard_enum_match_arm,
     reason = "a test: what is not as expected ends it"
 )]
+mod background;
 mod expressions;
 mod fresh;
 mod incidents;

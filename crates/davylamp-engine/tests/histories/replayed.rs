@@ -27,6 +27,26 @@ pub(crate) fn run(world: &World) -> RolloutRunSpec {
 }
 
 #[test]
+fn a_metric_that_becomes_too_wide_is_recomputed_in_both_forms() {
+    let mut world = released(StateName::Judging);
+    let run = run(&world);
+    world.sampler.wide_since = Some(world.now + MINUTE);
+    world.until(StateName::Finalising);
+    let metrics = || world.records.iter().flat_map(|record| &record.metrics);
+    let since: Vec<Instant> = metrics().filter_map(|metric| metric.summed_since).collect();
+    assert!(metrics().any(|metric| metric.summed_since.is_none()) && !since.is_empty());
+    assert!(since.iter().all(|one| *one == since[0]), "{since:?}");
+    is_recomputed(&world, &run);
+
+    // In the other form the evidence is another.
+    for metric in world.records.iter_mut().flat_map(|record| &mut record.metrics) {
+        metric.summed_since = None;
+    }
+    let found = recomputed(&world, &run, &world.records);
+    assert!(found.iter().any(|checked| checked.differs.iter().any(|(then, now)| then.canary != now.canary)));
+}
+
+#[test]
 fn every_decision_can_be_recomputed_from_its_record() {
     let judging = || released(StateName::Judging);
     let mut good = judging();

@@ -75,6 +75,7 @@ impl World {
         let mut learnt = History::new(of).learn(None);
         for metric in learnt.metrics.values_mut() {
             metric.rate = self.usual;
+            metric.per_second = self.usual_traffic;
         }
         learnt
     }

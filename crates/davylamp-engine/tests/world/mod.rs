@@ -105,6 +105,8 @@ pub(crate) struct World {
     pub(crate) learnt: Option<Learnt>,
     /// How often requests failed before a run.
     pub(crate) usual: Option<f64>,
+    /// How many requests a second there were.
+    pub(crate) usual_traffic: Option<f64>,
     /// What other Rollouts have noticed.
     pub(crate) incidents: BTreeMap<String, Instant>,
     /// Of so many requests to any version, one more fails.
@@ -249,6 +251,7 @@ impl World {
             sampler: sampler::Sampler::default(),
             learnt: None,
             usual: None,
+            usual_traffic: None,
             incidents: BTreeMap::new(),
             around: 0.0,
             breaks_above: None,

@@ -17,6 +17,10 @@ pub(crate) struct Sampler {
     last: i64,
     /// Requests a second over all.
     pub(crate) rate: Option<f64>,
+    /// What comes to each pod a second without traffic; none of it fails.
+    pub(crate) background: f64,
+    /// There are too many series to read each from then on.
+    pub(crate) wide_since: Option<i64>,
     pub(crate) failing_since: Option<i64>,
     /// Whatever was ever scraped.
     all: BTreeMap<String, Vec<Increment>>,
@@ -81,6 +85,8 @@ impl Sampler {
                 let exact = total * version.error_rate + pod.rest;
                 let events = exact.floor();
                 pod.rest = exact - events;
+                #[allow(clippy::cast_precision_loss, reason = "a short time")]
+                let total = total + self.background * (INTERVAL as f64 / 1_000.0);
                 let increments = self.pods.entry(name.clone()).or_default();
                 increments.retain(|i| i.to > keep);
                 let increment = Increment { from, to, events, total, buckets: Vec::new() };
@@ -94,7 +100,10 @@ impl Sampler {
         let query = self.query.as_ref().filter(|_| now >= self.nothing_before)?;
         let until = self.failing_since.unwrap_or(now).min(now) - DELAY;
         let failing = self.failing_since.map(|since| (at(since), "connection refused".to_owned()));
-        Some(Samples { failing, ..answer(&self.pods, query, until) })
+        let wide = self.wide_since.is_some_and(|since| now >= since);
+        let mut query = query.clone();
+        query.summed.extend(wide.then(|| "errors".to_owned()));
+        Some(Samples { failing, ..answer(&self.pods, &query, until) })
     }
 
     /// What a source that keeps everything would answer later.
@@ -107,9 +116,12 @@ fn answer(pods: &BTreeMap<String, Vec<Increment>>, query: &Query, until: i64) ->
     let ours = |pod: &&String| {
         query.pods.iter().any(|prefix| pod.strip_prefix(prefix.as_str()).is_some_and(|end| end.len() == 5))
     };
+    let summed = !query.summed.is_empty();
     let pods = pods.iter().filter(|(pod, _)| ours(pod)).map(|(pod, all)| {
+        let read = all.iter().filter(|i| i.to > query.since && i.to <= until);
+        // A sum falls now and then where no series does.
         let increments: Vec<Increment> =
-            all.iter().filter(|i| i.to > query.since && i.to <= until).cloned().collect();
+            read.filter(|i| !summed || i.to / INTERVAL % 5 > 0).cloned().collect();
         (pod.clone(), BTreeMap::from([("target".to_owned(), increments)]))
     });
     let one = MetricSamples { pods: pods.collect() };
@@ -121,6 +133,7 @@ fn answer(pods: &BTreeMap<String, Vec<Increment>>, query: &Query, until: i64) ->
         since: query.since,
         until,
         failing: None,
+        summed: query.summed.clone(),
         metrics: query.metrics.iter().map(|(name, metric)| (name.clone(), of(metric))).collect(),
     }
 }

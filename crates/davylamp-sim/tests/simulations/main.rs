@@ -1,6 +1,7 @@
 //! Whole simulations: the real controller on a world in one process.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests")]
 
+mod background;
 mod bare;
 mod calibration;
 mod first_release;

@@ -322,12 +322,13 @@ impl Inner {
 
     /// Scrapes all pods whose turn it is; gives when the next one's is.
     fn scrape(&mut self, now: i64) -> i64 {
-        let scrapes = &self.setting.scrapes;
+        let (scrapes, probes) = (&self.setting.scrapes, self.setting.pods.probes_per_second);
         let mut next = i64::MAX;
         for life in self.workloads.pods.values_mut() {
             let pod = &mut life.pod;
             while pod.next_scrape <= now {
                 let (came, failed) = pod.draw();
+                pod.probe(probes);
                 let (requests, errors) = self.tally.versions.entry(pod.image.clone()).or_default();
                 *requests += came;
                 *errors += failed;

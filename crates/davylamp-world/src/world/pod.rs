@@ -24,6 +24,8 @@ pub(super) struct Counters {
     pub(super) good: u64,
     pub(super) failed: u64,
     pub(super) sign_ups: u64,
+    /// Of the good ones, those of probes.
+    probes: u64,
     /// Not cumulative.
     pub(super) buckets: [u64; BUCKETS.len() + 1],
     pub(super) seconds: f64,
@@ -160,6 +162,17 @@ impl Pod {
         let Version { latency, latency_spread, .. } = self.version;
         self.native = Some(Native::new(|bound| below(latency, latency_spread, bound), random));
         self
+    }
+
+    /// Probes until the next scrape, at a constant rate since the process began.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates")]
+    pub(super) fn probe(&mut self, per_second: f64) {
+        let all = (as_f64(self.next_scrape.saturating_sub(self.started).unsigned_abs()) / 1_000.0
+            * per_second) as u64;
+        let new = all.saturating_sub(self.counters.probes);
+        self.counters.probes = all;
+        self.counters.good += new;
+        self.counters.buckets[0] += new;
     }
 
     /// Its process ends, and begins again at this time: all is counted anew.

@@ -50,6 +50,7 @@ fn wanted(metric: MetricQuery, told: Option<Cohorts>) -> Wanted {
         cohorts: Some(Named::of("web", "new", "old", None)),
         metrics: BTreeMap::from([(name.clone(), metric)]),
         told: told.into_iter().map(|told| (name.clone(), told)).collect(),
+        summed: BTreeSet::new(),
         scrape_interval_ms: STEP,
         delay_ms: 0,
     };
@@ -157,6 +158,64 @@ async fn a_distribution_of_a_gateway_is_folded_by_service() {
         "pod,container,endpoint,instance,job,prometheus,prometheus_replica,replica,service,exported_service";
     assert!(asked.iter().all(|(text, _)| text.contains(&format!("by ({by}"))), "{asked:?}");
     assert_eq!(sums(&samples.unwrap(), "web-new-"), [(2, 0.0, 5.0), (3, 0.0, 5.0)]);
+}
+
+#[tokio::test]
+async fn a_counter_with_too_many_series_is_read_as_one_sum_for_each_target() {
+    let counters = MetricQuery::Counters { events: "e{code=~\"5..\"}".to_owned(), total: "e".to_owned() };
+    let mut wanted = wanted(counters, None);
+    #[allow(clippy::cast_precision_loss, reason = "small")]
+    let seconds = |n: i64| (n, (n * STEP) as f64 / 1_000.0);
+    let answer = |text: &str, _: i64| {
+        let labels = [("pod", "web-new-aaaaa"), ("job", "pods")];
+        let (paths, each) = if text.contains("code") { (51, 1.0) } else { (60, 10.0) };
+        let sum = f64::from(paths) * each;
+        if text.starts_with("max by") {
+            return vec![series(&labels, &[seconds(1), seconds(2), seconds(3)])];
+        }
+        if text.starts_with("sum by") {
+            return vec![series(&labels, &[(1, sum), (2, 2.0 * sum), (3, 3.0 * sum)])];
+        }
+        let path = |n: i32| {
+            let n = n.to_string();
+            let labels = [&labels[..], &[("path", n.as_str())]].concat();
+            series(&labels, &[(1, each), (2, 2.0 * each), (3, 3.0 * each)])
+        };
+        (0..paths).map(path).collect()
+    };
+    let increments = [(2, 51.0, 600.0), (3, 51.0, 600.0)];
+    let (samples, asked) = fetched(&wanted, 3, answer).await;
+    let samples = samples.unwrap();
+    assert_eq!(sums(&samples, "web-new-"), increments);
+    assert_eq!(samples.summed, BTreeSet::from(["metric".to_owned()]));
+    let by = "by (pod,container,endpoint,instance,job,prometheus,prometheus_replica,replica,service)";
+    let matchers = r#"namespace="shop",pod=~"web-new-[a-z0-9]{5}|web-old-[a-z0-9]{5}"}"#;
+    let sums_asked: BTreeSet<_> = asked.iter().map(|(text, _)| text.as_str()).collect();
+    assert!(
+        sums_asked.contains(&*format!("sum {by} (e{{code=~\"5..\",{matchers})[75000ms:7500ms]")),
+        "{asked:?}"
+    );
+    assert!(
+        sums_asked.contains(&*format!("max {by} (timestamp(e{{{matchers}))[75000ms:7500ms]")),
+        "{asked:?}"
+    );
+
+    // What was too wide once is not tried again.
+    let source = Source { answer, asked: Mutex::default() };
+    let again = fetch(&source, &texts("shop", &wanted), &wanted, 3 * STEP, Some(&samples)).await.unwrap();
+    assert_eq!((again.metrics, again.summed), (samples.metrics, samples.summed.clone()));
+    assert_eq!(source.asked.into_inner().unwrap().len(), 3);
+    wanted.query.summed = samples.summed;
+    assert_eq!(fetched(&wanted, 3, answer).await.1.len(), 3);
+
+    // A gauge is read series by series, and what is wide as a sum as well is an error.
+    wanted.query.summed.clear();
+    wanted.query.metrics =
+        BTreeMap::from([("metric".to_owned(), MetricQuery::Gauge { gauge: "g".to_owned() })]);
+    let (samples, _) = fetched(&wanted, 3, answer).await;
+    assert!(
+        samples.unwrap_err().contains("60 series of 1 pods, more than 50 a pod: record `sum without (path)")
+    );
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ fn lesson(hours: i64) -> Lesson {
         since: 0,
         pods: BTreeSet::from(["web-old-".to_owned()]),
         metrics: BTreeMap::from([("errors".to_owned(), counters)]),
+        summed: BTreeSet::new(),
         scrape_interval_ms: 15_000,
         delay_ms: 15_000,
         ..Query::default()

@@ -15,7 +15,7 @@ fn asked(values: &[Option<f64>]) -> Samples {
     let metric = MetricSamples { pods: BTreeMap::from([(String::new(), alone)]) };
     let until = T0 + i64::try_from(values.len()).unwrap() * INTERVAL;
     let metrics = BTreeMap::from([("p99".to_owned(), metric)]);
-    Samples { since: T0 + SETTLE, until, failing: None, metrics }
+    Samples { since: T0 + SETTLE, until, metrics, ..Samples::default() }
 }
 
 fn plan_with(query: &str, more: &serde_json::Value) -> Plan {

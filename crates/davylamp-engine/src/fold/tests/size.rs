@@ -76,7 +76,7 @@ fn after_a_day_with_ten_metrics_a_status_is_small() {
         let gauges = plan.gauges.iter().map(|gauge| (gauge.name.clone(), 2));
         let metrics = kinds.chain(gauges).map(of_metric).collect();
         let mut fold = Fold::new(&plan, &checkpoint, Percent::from_basis_points(5_000), Percent::FULL);
-        fold.take(&Samples { since, until, failing: None, metrics }, &observed, &cohorts());
+        fold.take(&Samples { since, until, metrics, ..Samples::default() }, &observed, &cohorts());
         while fold.look().is_some() {}
         checkpoint = fold.checkpoint(time(until));
         let analysis = AnalysisStatus {
