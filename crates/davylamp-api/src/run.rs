@@ -125,8 +125,30 @@ pub struct RolloutRunStatus {
     #[schemars(length(max = 201))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decisions: Vec<DecisionRecord>,
+    /// How the counts grew, by metric: to draw it.
+    #[schemars(length(max = 10))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<MetricSeries>,
     /// The number of the last record taken from the Rollout's status; lower ones are not taken again.
     pub last: i64,
+}
+
+/// How the counts of a metric grew. A row a minute; when there would be more than 240, every second one goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricSeries {
+    /// Its name.
+    #[schemars(length(max = 40))]
+    pub name: String,
+    /// Each: the time of the data in seconds since 1970; of the run so far the canary's events and exposure, and the baseline's;
+    /// the share of the evidence that a rollback needs, from 0 to 1.
+    #[schemars(length(max = 240))]
+    pub rows: Vec<[f64; 6]>,
+}
+
+impl MetricSeries {
+    /// The most rows.
+    pub const ROWS: usize = 240;
 }
 
 /// One transition: what was seen, what was decided, by which rule.

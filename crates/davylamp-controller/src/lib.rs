@@ -26,6 +26,8 @@ pub mod telemetry;
 pub mod traffic;
 pub mod views;
 
+mod series;
+
 #[cfg(test)]
 mod fake;
 

@@ -56,6 +56,8 @@ pub struct Memory {
     pub uid: String,
     /// What the API server said of a template.
     pub template: Option<(Hash, Template)>,
+    /// The data of the run up to this time is in its series, ms since 1970.
+    pub charted: i64,
     /// Names of runs that ended or foreign ones hold.
     pub taken_runs: BTreeSet<String>,
     /// The number of the last record that was delivered.

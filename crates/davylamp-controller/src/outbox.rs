@@ -17,6 +17,7 @@ use crate::call::{CallError, Caller};
 use crate::events::{Occurrence, Recorder, Type};
 use crate::memory::Memories;
 use crate::observe::{Caches, Subject};
+use crate::series;
 
 /// Decisions of one run, and bytes of them: an object of etcd may have 1.5 MB, and each write sends it whole.
 const DECISIONS: usize = 200;
@@ -58,6 +59,24 @@ impl Outbox {
             let number = pending.record.number;
             memories.update(&subject.key, &subject.uid, |m| m.delivered = number);
         }
+        self.chart(subject, status, memories).await
+    }
+
+    /// What was counted since the last time, with each checkpoint.
+    async fn chart(
+        &self,
+        subject: &Subject,
+        status: &RolloutStatus,
+        memories: &Memories,
+    ) -> Result<(), CallError> {
+        let until = series::until(status.analysis.as_ref());
+        let charted = memories.get(&subject.key, &subject.uid).charted;
+        let (Some(run), Some(analysis)) = (&status.run, &status.analysis) else { return Ok(()) };
+        if until <= charted {
+            return Ok(());
+        }
+        self.edit(subject, run, |status, _| series::add(&mut status.series, analysis)).await?;
+        memories.update(&subject.key, &subject.uid, |m| m.charted = until);
         Ok(())
     }
 
@@ -85,31 +104,43 @@ impl Outbox {
     }
 
     async fn record(&self, subject: &Subject, run: &str, pending: &Pending) -> Result<(), CallError> {
-        let api = self.api(subject, &ours("RolloutRun", "rolloutruns"));
-        let Some(mut there) = self.caller.call("get RolloutRun", api.get_opt(run)).await? else {
-            return Ok(());
-        };
-        let status = there.data.get("status").cloned();
-        let status = status.map_or_else(|| Ok(RolloutRunStatus::default()), serde_json::from_value);
-        match status {
-            Ok(mut status) if pending.record.number > status.last => {
-                append(&mut status, pending, &there.data["spec"]);
-                there.data["status"] = serde_json::to_value(&status).unwrap_or_default();
-                let params =
-                    PostParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PostParams::default() };
-                let replace = api.replace_status(run, &params, &there);
-                self.caller.call("replace RolloutRunStatus", replace).await?;
-            }
-            Ok(_) => {}
-            Err(error) => warn!(run, %error, "the record of a run cannot be read: nothing is added to it"),
-        }
-        if pending.outcome.is_some() {
+        let there = self.edit(subject, run, |status, spec| append(status, pending, spec)).await?;
+        if there && pending.outcome.is_some() {
+            let api = self.api(subject, &ours("RolloutRun", "rolloutruns"));
             let patch = json!({"metadata": {"labels": {labels::ACTIVE: null}}});
             let params =
                 PatchParams { field_manager: Some(MANAGER_STATUS.to_owned()), ..PatchParams::default() };
             self.caller.call("patch RolloutRun", api.patch(run, &params, &Patch::Merge(&patch))).await?;
         }
         Ok(())
+    }
+
+    /// Changes the record of a run, if `change` says that it has; false when there is no such run.
+    async fn edit(
+        &self,
+        subject: &Subject,
+        run: &str,
+        change: impl FnOnce(&mut RolloutRunStatus, &Value) -> bool,
+    ) -> Result<bool, CallError> {
+        let api = self.api(subject, &ours("RolloutRun", "rolloutruns"));
+        let Some(mut there) = self.caller.call("get RolloutRun", api.get_opt(run)).await? else {
+            return Ok(false);
+        };
+        let status = there.data.get("status").cloned();
+        let status = status.map_or_else(|| Ok(RolloutRunStatus::default()), serde_json::from_value);
+        match status {
+            Ok(mut status) => {
+                if change(&mut status, &there.data["spec"]) {
+                    there.data["status"] = serde_json::to_value(&status).unwrap_or_default();
+                    let manager = Some(MANAGER_STATUS.to_owned());
+                    let params = PostParams { field_manager: manager, ..PostParams::default() };
+                    let replace = api.replace_status(run, &params, &there);
+                    self.caller.call("replace RolloutRunStatus", replace).await?;
+                }
+            }
+            Err(error) => warn!(run, %error, "the record of a run cannot be read: nothing is added to it"),
+        }
+        Ok(true)
     }
 
     async fn outcomes(
@@ -252,19 +283,22 @@ impl Outbox {
 }
 
 /// The record takes only higher numbers, and says when it stops growing. Each decision names the one before.
-fn append(status: &mut RolloutRunStatus, pending: &Pending, spec: &Value) {
+fn append(status: &mut RolloutRunStatus, pending: &Pending, spec: &Value) -> bool {
     let record = &pending.record;
+    if record.number <= status.last {
+        return false;
+    }
     status.last = record.number;
     status.outcome = pending.outcome.clone().or_else(|| status.outcome.clone());
     let previous = status.decisions.last().map_or_else(|| digest(spec), DecisionRecord::digest);
     let record = DecisionRecord { previous_digest: Some(previous), ..record.clone() };
     if status.decisions.last().is_some_and(|last| last.gap == Some(true) && last.message.starts_with(FULL)) {
-        return;
+        return true;
     }
-    let bytes = size(status) + size(&record);
+    let bytes = size(&status.decisions) + size(&record);
     if status.decisions.len() < DECISIONS && bytes <= BYTES {
         status.decisions.push(record);
-        return;
+        return true;
     }
     warn!(record = record.number, "the record of a run is full");
     let message = format!(
@@ -282,6 +316,7 @@ fn append(status: &mut RolloutRunStatus, pending: &Pending, spec: &Value) {
         gap: Some(true),
         ..rest
     });
+    true
 }
 
 fn size(part: &impl serde::Serialize) -> usize {
@@ -304,7 +339,7 @@ mod tests {
                 DecisionRecord { number, message, metrics: metrics.clone(), ..DecisionRecord::default() };
             let outcome = (number == 300).then(|| "Promoted".to_owned());
             let pending = Pending { record, run: None, warning: false, outcome };
-            append(&mut status, &pending, &Value::Null);
+            assert!(append(&mut status, &pending, &Value::Null));
         }
         let (last, others) = status.decisions.split_last().unwrap();
         assert!(last.message.starts_with(FULL) && others.iter().all(|one| one.gap.is_none()));

@@ -294,7 +294,13 @@ fn of_values(rounds: &BTreeMap<i64, [Cohort; 2]>) -> f64 {
         if let Some(margin) = margin {
             process.tolerate(margin - 1.0).unwrap();
         }
-        process.round(&canary.buckets, &baseline.buckets, margin.is_some()).unwrap();
+        // Within a block, a cohort may not be scraped in a round.
+        let [canary, baseline] = [canary, baseline].map(|cohort| {
+            let mut buckets = cohort.buckets.clone();
+            buckets.resize(bounds.len(), 0.0);
+            buckets
+        });
+        process.round(&canary, &baseline, margin.is_some()).unwrap();
     });
     process.log_e()
 }
