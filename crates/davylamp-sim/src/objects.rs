@@ -203,7 +203,7 @@ fn normalise(object: &mut Value) {
     // What was measured, and the bookkeeping of what was told.
     let measured: &[&str] = match kind.as_str() {
         "Rollout" => &["analysis", "pending", "told", "dropped", "actions", "capacityLowSince"],
-        "RolloutRun" => &["last"],
+        "RolloutRun" => &["last", "series"],
         _ => &[],
     };
     if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {

@@ -52,6 +52,7 @@ const MAY_DIFFER: &[(&str, &[&str], &str)] = &[
     ("promote", &["event 86 lost"], LATE_WORD),
     ("retry", &["event 86 lost"], LATE_WORD),
     ("new template in mid-run", &["event 86 lost"], LATE_WORD),
+    ("scale in mid-run", &["event 109 lost"], "that its new pods are ready is seen a minute late: it holds"),
     ("capacity lost", &["event 87 lost"], "that pods are gone is seen a minute late, after their silence"),
     (
         "capacity lost",
