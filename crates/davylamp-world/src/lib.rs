@@ -36,4 +36,4 @@ pub use setting::{
     BadPods, Breaks, Bursts, Endpoint, Gateway, Incident, Later, Memory, Misroutes, Missing, Pods, Restarts,
     Scrapes, Setting, Users, Version, Warmup,
 };
-pub use world::{Bucket, NativeHistogram, Series, Tally, World};
+pub use world::{Bucket, NativeHistogram, Series, Tally, World, query};

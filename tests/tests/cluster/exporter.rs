@@ -9,7 +9,7 @@ use davylamp_engine::MetricQuery;
 use davylamp_engine::observed::Increment;
 use serde_json::{Value, json};
 
-use super::scripted::{TEXT, Target, read};
+use super::scripted::{Found, TEXT, Target, read, read_simulated};
 use super::shared::world;
 
 /// What a target answers to one scrape: its counters of 200 and of 500, and the buckets of its histogram; None: nothing.
@@ -66,26 +66,47 @@ async fn a_histogram_that_prometheus_converts_is_read_like_a_classic_one() -> Re
 
 async fn what_is_read_is_what_the_script_says(name: &str, classic: bool, job: &Value) -> Result<()> {
     let world = world(name).await?;
-    let histogram = || "request_seconds".to_owned();
-    let half = davylamp_api::scalar::Duration::from_millis(500);
+    let whole = read(&world, targets(job), &metrics(classic)).await?;
+    is_what_the_script_says(&whole, classic)
+}
+
+#[tokio::test]
+async fn the_simulated_prometheus_says_the_same_of_the_same_scripts() -> Result<()> {
+    let whole = read_simulated(targets(&json!({})), &metrics(true)).await?;
+    is_what_the_script_says(&whole, true)?;
+    is_what_the_sums_say(&read_simulated(wide_targets(), &errors()).await?)
+}
+
+fn errors() -> BTreeMap<String, MetricQuery> {
     let errors = MetricQuery::Counters {
         events: "requests_total{code=\"500\"}".to_owned(),
         total: "requests_total".to_owned(),
     };
-    let mut metrics = BTreeMap::from([
-        ("errors".to_owned(), errors),
-        ("latency".to_owned(), MetricQuery::Distribution { histogram: histogram() }),
-    ]);
+    BTreeMap::from([("errors".to_owned(), errors)])
+}
+
+fn metrics(classic: bool) -> BTreeMap<String, MetricQuery> {
+    let histogram = || "request_seconds".to_owned();
+    let half = davylamp_api::scalar::Duration::from_millis(500);
+    let mut metrics = errors();
+    metrics.insert("latency".to_owned(), MetricQuery::Distribution { histogram: histogram() });
     if classic {
         metrics.insert("slow".to_owned(), MetricQuery::Slower { histogram: histogram(), than: half });
     }
-    let targets = PODS.iter().map(|&(pod, script, _)| Target {
+    metrics
+}
+
+fn targets(job: &Value) -> Vec<Target> {
+    let target = |&(pod, script, _): &(_, &'static [Answer], _)| Target {
         pod,
         scrapes: script.len(),
         answer: Box::new(move |at| script[at].map(|answer| (TEXT, text(answer)))),
         job: job.clone(),
-    });
-    let whole = read(&world, targets.collect(), &metrics).await?;
+    };
+    PODS.iter().map(target).collect()
+}
+
+fn is_what_the_script_says(whole: &Found, classic: bool) -> Result<()> {
     for (pod, _, [requests, errors, values, slow]) in PODS {
         let found =
             |metric: &str| whole.get(&(metric.to_owned(), pod.to_owned())).cloned().unwrap_or_default();
@@ -122,17 +143,20 @@ const SUMS: [(&str, [f64; 2]); 3] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_counter_with_too_many_series_is_read_as_one_sum_for_each_target() -> Result<()> {
     let world = world("exporter-wide").await?;
-    let errors = MetricQuery::Counters {
-        events: "requests_total{code=\"500\"}".to_owned(),
-        total: "requests_total".to_owned(),
-    };
-    let targets = PODS.iter().map(|&(pod, script, _)| Target {
+    is_what_the_sums_say(&read(&world, wide_targets(), &errors()).await?)
+}
+
+fn wide_targets() -> Vec<Target> {
+    let target = |&(pod, script, _): &(_, &'static [Answer], _)| Target {
         pod,
         scrapes: script.len(),
         answer: Box::new(move |at| script[at].map(|(counters, _)| (TEXT, at_paths(counters)))),
         job: json!({}),
-    });
-    let whole = read(&world, targets.collect(), &BTreeMap::from([("errors".to_owned(), errors)])).await?;
+    };
+    PODS.iter().map(target).collect()
+}
+
+fn is_what_the_sums_say(whole: &Found) -> Result<()> {
     #[allow(clippy::cast_precision_loss, reason = "a small number")]
     let paths = PATHS as f64;
     for (pod, counted) in SUMS {

@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use davylamp_api::{Instant, MetricSourceSpec};
-use davylamp_controller::metrics::{PrometheusApi, Wanted, fetch_once};
+use davylamp_controller::metrics::{
+    Answer, MetricsApi, PrometheusApi, QueryError, Series, Wanted, fetch_once,
+};
 use davylamp_engine::observed::{Increment, Samples};
 use davylamp_engine::{MetricQuery, Query};
 use davylamp_tests::own_prometheus::OwnPrometheus;
 use davylamp_tests::shop::merge;
 use davylamp_tests::until;
+use davylamp_world::Series as Recorded;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -82,22 +87,114 @@ pub(crate) async fn read(
     // A scrape that has begun since then is perhaps not yet stored.
     let end = Instant::now().as_millisecond() - INTERVAL_MS;
 
-    let whole = ask(&prometheus.url, metrics, begun, end).await?;
+    let whole = in_pieces(&PrometheusApi::of_terminal(), &prometheus.url, metrics, begun, end).await;
+    exporter.abort();
+    whole
+}
+
+/// The same of the simulated Prometheus.
+pub(crate) async fn read_simulated(
+    targets: Vec<Target>,
+    metrics: &BTreeMap<String, MetricQuery>,
+) -> Result<Found> {
+    let mut series: BTreeMap<BTreeMap<String, String>, Vec<(i64, f64)>> = BTreeMap::new();
+    let mut end = 0;
+    for (i, target) in targets.iter().enumerate() {
+        for n in 0..target.scrapes + 2 {
+            // As a real one, it scrapes each target at a time of its own.
+            let at = INTERVAL_MS * i64::try_from(n + 5)? + 100 * i64::try_from(i)?;
+            end = end.max(at);
+            let page = (target.answer)(n.min(target.scrapes - 1)).map(|(_, page)| page).unwrap_or_default();
+            let mut seen = BTreeSet::new();
+            for line in String::from_utf8(page)?.lines().filter(|line| !line.starts_with('#')) {
+                let (labels, value) = sample(line).with_context(|| line.to_owned())?;
+                let own = [
+                    ("namespace", "shop"),
+                    ("pod", target.pod),
+                    ("job", &i.to_string()),
+                    ("instance", "exporter"),
+                ]
+                .map(|(label, value)| (label.to_owned(), value.to_owned()));
+                let labels: BTreeMap<_, _> = labels.into_iter().chain(own).collect();
+                series.entry(labels.clone()).or_default().push((at, value));
+                seen.insert(labels);
+            }
+            for (labels, samples) in &mut series {
+                if labels["pod"] == target.pod && !seen.contains(labels) {
+                    samples.push((at, f64::NAN));
+                }
+            }
+        }
+    }
+    let series =
+        series.into_iter().map(|(labels, samples)| Recorded { labels, samples, ..Recorded::default() });
+    in_pieces(&Simulated(series.collect()), "http://simulated", metrics, 0, end).await
+}
+
+/// A line of the text format without a timestamp.
+fn sample(line: &str) -> Option<(BTreeMap<String, String>, f64)> {
+    let (series, value) = line.rsplit_once(' ')?;
+    let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+    let mut all = BTreeMap::from([("__name__".to_owned(), name.to_owned())]);
+    for label in labels.strip_suffix('}')?.split(',').filter(|label| !label.is_empty()) {
+        let (label, value) = label.split_once('=')?;
+        all.insert(label.to_owned(), value.trim_matches('"').to_owned());
+    }
+    Some((all, value.parse().ok()?))
+}
+
+/// What the simulated Prometheus has recorded.
+struct Simulated(Vec<Recorded>);
+
+impl MetricsApi for Simulated {
+    fn query<'a>(
+        &'a self,
+        _: &'a MetricSourceSpec,
+        promql: &'a str,
+        at_ms: i64,
+    ) -> BoxFuture<'a, Result<Answer, QueryError>> {
+        let found = davylamp_world::query(&self.0, promql, at_ms);
+        let series = found.map(|found| {
+            let series = found.into_iter().map(|Recorded { labels, samples, .. }| Series {
+                labels: labels.iter().collect(),
+                samples,
+                ..Series::default()
+            });
+            Answer { series: series.collect(), partial: false }
+        });
+        std::future::ready(series.map_err(|_| QueryError::Refused { status: 400, kind: "bad_data" })).boxed()
+    }
+}
+
+/// What is read in one window, and the same in small ones.
+async fn in_pieces(
+    api: &dyn MetricsApi,
+    url: &str,
+    metrics: &BTreeMap<String, MetricQuery>,
+    begun: i64,
+    end: i64,
+) -> Result<Found> {
+    let whole = ask(api, url, metrics, begun, end).await?;
     let mut pieces = Found::new();
     let mut since = begun;
     while since < end {
         let next = (since + PIECE_MS).min(end);
-        for (of, increments) in ask(&prometheus.url, metrics, since, next).await? {
+        for (of, increments) in ask(api, url, metrics, since, next).await? {
             pieces.entry(of).or_default().extend(increments);
         }
         since = next;
     }
     ensure!(pieces == whole, "{pieces:#?}\nin one window: {whole:#?}");
-    exporter.abort();
     Ok(whole)
 }
 
-async fn ask(url: &str, metrics: &BTreeMap<String, MetricQuery>, since: i64, until: i64) -> Result<Found> {
+async fn ask(
+    api: &dyn MetricsApi,
+    url: &str,
+    metrics: &BTreeMap<String, MetricQuery>,
+    since: i64,
+    until: i64,
+) -> Result<Found> {
     let pods = ["shop-aaaaaaaaaa-", "shop-bbbbbbbbbb-"].map(str::to_owned);
     let query = Query {
         source: "default".to_owned(),
@@ -109,10 +206,9 @@ async fn ask(url: &str, metrics: &BTreeMap<String, MetricQuery>, since: i64, unt
         ..Query::default()
     };
     let source = MetricSourceSpec { url: url.to_owned(), ..MetricSourceSpec::default() };
-    let samples: Samples =
-        fetch_once(&PrometheusApi::of_terminal(), "shop", &Wanted { query, source }, until)
-            .await
-            .map_err(|error| anyhow!("{error}"))?;
+    let samples: Samples = fetch_once(api, "shop", &Wanted { query, source }, until)
+        .await
+        .map_err(|error| anyhow!("{error}"))?;
     let mut found = Found::new();
     for (metric, samples) in samples.metrics {
         for (pod, targets) in samples.pods {

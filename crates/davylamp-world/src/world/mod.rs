@@ -22,6 +22,7 @@ use promql_parser::parser::VectorSelector;
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub use self::native::{Bucket, NativeHistogram};
+pub use self::promql::query;
 
 use self::autoscaler::Autoscalers;
 use self::gateway::Gateway;

@@ -36,6 +36,30 @@ enum Value {
     Histogram(NativeHistogram),
 }
 
+/// What a Prometheus with these series answers at a time, in ms since 1970; what cannot be answered is the error. A sample that is
+/// not a number says that the series was not seen at this scrape, as a stale marker does: ranges leave it out, and there is no
+/// newest sample from then on.
+pub fn query(series: &[Series], promql: &str, at_ms: i64) -> Result<Vec<Series>, String> {
+    let select = |selector: &VectorSelector, times: RangeInclusive<i64>| {
+        let is_meant = |one: &&Series| {
+            let label = |name: &str| one.labels.get(name).map_or("", String::as_str);
+            let name = selector.name.as_deref().is_none_or(|name| name == label("__name__"));
+            name && selector.matchers.matchers.iter().all(|matcher| matcher.is_match(label(&matcher.name)))
+        };
+        let found = series.iter().filter(is_meant).map(|one| {
+            let samples = one.samples.iter().filter(|(at, _)| times.contains(at)).copied().collect();
+            Series { labels: one.labels.clone(), samples, ..Series::default() }
+        });
+        found.filter(|one| !one.samples.is_empty()).collect()
+    };
+    let mut answer = answer(promql, at_ms, &select)?;
+    for one in &mut answer {
+        one.samples.retain(|(_, value)| !value.is_nan());
+    }
+    answer.retain(|one| !one.samples.is_empty());
+    Ok(answer)
+}
+
 /// The answer at a time, in ms. What cannot be answered is the error.
 #[allow(clippy::wildcard_enum_match_arm, reason = "whatever else there is, it is refused")]
 pub(super) fn answer(promql: &str, at: i64, select: Select<'_>) -> Result<Vec<Series>, String> {
@@ -249,7 +273,8 @@ fn newest(selector: &VectorSelector, moments: &[i64], select: Select<'_>) -> BTr
         let cells = moments.iter().map(|moment| {
             let before = samples.partition_point(|(at, _)| at <= moment);
             let newest = before.checked_sub(1).and_then(|index| samples.get(index))?;
-            (newest.0 > moment - LOOKBACK).then(|| newest.clone())
+            let is_stale = matches!(newest.1, Value::Number(number) if number.is_nan());
+            (newest.0 > moment - LOOKBACK && !is_stale).then(|| newest.clone())
         });
         (one.labels, cells.collect())
     });
