@@ -14,6 +14,10 @@ fn nobody(cohort: &Cohort) -> bool {
     *cohort == Cohort::default()
 }
 
+fn nothing(owed: &[f64; 2]) -> bool {
+    owed.iter().all(|rest| *rest <= 0.0)
+}
+
 /// What is remembered of the samples so far: the base of the next fold. Times are in milliseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +33,9 @@ pub struct Checkpoint {
     /// The same at the weight before; 0 without one.
     #[serde(default)]
     pub closed: i64,
+    /// What comes without traffic was looked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watched: bool,
     /// The weight after that of the step: the margin follows from it. None before the first step, and when steps were edited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Percent>,
@@ -101,6 +108,9 @@ pub struct MetricCheckpoint {
     /// What a pod counts a second without traffic; absent while that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<f64>,
+    /// What was left out beyond what there was, of canary and baseline: it is left out of the next round.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub owed: [f64; 2],
     /// The data time from which its series were read as one sum for each target; 0 while each is read.
     #[serde(default, skip_serializing_if = "zero")]
     pub summed: i64,

@@ -283,8 +283,8 @@ pub struct MetricRecord {
     /// Of a ratio: both cohorts against a rate of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<LimitRecord>,
-    /// What each pod counts a second without traffic, from probes and scrapes; it is left out of the exposure of both cohorts.
-    /// Absent where it was not measured.
+    /// What each pod counts a second without traffic, from probes and scrapes: it is left out where it shows the canary to be good
+    /// enough, of both cohorts. Absent where it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<f64>,
     /// Since when its series are read as one sum for each target, because there are too many to read each; absent while each is

@@ -83,6 +83,7 @@ fn query() -> Query {
         since: (UNTIL - INTERVAL) * 1_000,
         pods: BTreeSet::from(["shop-5d8f9c77b1-".to_owned(), "shop-77b1aa5d8f-".to_owned()]),
         metrics,
+        summable: BTreeSet::new(),
         summed: BTreeSet::new(),
         scrape_interval_ms: INTERVAL * 1_000,
         delay_ms: 15_000,

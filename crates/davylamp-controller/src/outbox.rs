@@ -59,7 +59,10 @@ impl Outbox {
             let number = pending.record.number;
             memories.update(&subject.key, &subject.uid, |m| m.delivered = number);
         }
-        self.chart(subject, status, memories).await
+        if let Err(error) = self.chart(subject, status, memories).await {
+            warn!(%error, "the series of a run were not written");
+        }
+        Ok(())
     }
 
     /// What was counted since the last time, with each checkpoint.

@@ -4,10 +4,10 @@ use davylamp_api::checkpoint::MetricCheckpoint;
 use davylamp_api::run::MetricSeries;
 use davylamp_api::status::AnalysisStatus;
 
-/// The end of the data that the checkpoint is about, ms since 1970; 0 when there is none.
+/// The end of the data that the checkpoint is about, ms since 1970; 0 when there is none. A decision ends the data of a weight.
 pub(crate) fn until(analysis: Option<&AnalysisStatus>) -> i64 {
     let checkpoint = analysis.and_then(|analysis| analysis.checkpoint.as_ref());
-    checkpoint.filter(|checkpoint| checkpoint.t0 > 0).map_or(0, |checkpoint| checkpoint.folded_until)
+    checkpoint.map_or(0, |one| if one.t0 > 0 { one.folded_until } else { one.closed })
 }
 
 /// Adds a row to each series; false when nothing is new.
@@ -99,9 +99,11 @@ mod tests {
         assert!(!add(&mut series, &analysis(4, 1)), "that was before");
         let first = [300.0, 6.0, 60.0, 12.0, 540.0, 0.125];
         assert_eq!(series, [MetricSeries { name: "metric-0".to_owned(), rows: vec![first] }]);
-        let mut closed = analysis(6, 1);
-        closed.checkpoint.as_mut().unwrap().t0 = 0;
-        assert!(!add(&mut series, &closed), "no weight is being judged");
+        let mut decided = analysis(9, 1);
+        let checkpoint = decided.checkpoint.as_mut().unwrap();
+        (checkpoint.t0, checkpoint.closed) = (0, 6 * MINUTE);
+        assert!(add(&mut series, &decided) && !add(&mut series, &decided));
+        assert_eq!(series[0].rows[1][0].to_bits(), 360.0_f64.to_bits(), "the end of what was judged");
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub struct Query {
     pub metrics: BTreeMap<String, MetricQuery>,
     /// How series are told apart, of metrics that are not told apart by pods.
     pub told: BTreeMap<String, Cohorts>,
+    /// The metrics that may be read so, if they are counters.
+    pub summable: BTreeSet<String>,
     /// The metrics that are read as one sum for each target, because there were too many series to read each.
     pub summed: BTreeSet<String>,
     /// The interval of scrapes, ms.
@@ -91,6 +93,7 @@ impl Query {
             cohorts: Some(cohorts),
             metrics: plan.queries(),
             told: plan.told(),
+            summable: plan.metrics.iter().map(|metric| metric.name.clone()).collect(),
             summed,
             scrape_interval_ms: sampling.scrape_interval.millis(),
             delay_ms: sampling.delay.millis(),

@@ -137,6 +137,7 @@ fn history(pass: &Pass<'_>, conduct: &Conduct) -> Option<HistoryQuery> {
             cohorts: None,
             metrics: of_pods().map(|m| (m.name.clone(), m.query.clone())).collect(),
             told: BTreeMap::new(),
+            summable: of_pods().map(|m| m.name.clone()).collect(),
             summed: BTreeSet::new(),
             scrape_interval_ms: sampling.scrape_interval.millis(),
             delay_ms: sampling.delay.millis(),

@@ -477,6 +477,16 @@ impl<'a> Fold<'a> {
         metrics.filter(|(_, metric)| metric.summed > 0).map(|(plan, _)| plan.name.clone()).collect()
     }
 
+    /// What comes without traffic was looked for.
+    pub(crate) fn was_watched(&self) -> bool {
+        self.checkpoint.watched
+    }
+
+    /// It is looked for from now on.
+    pub(crate) fn watch(&mut self) {
+        self.checkpoint.watched = true;
+    }
+
     /// What a pod counts of each metric a second without traffic, where that is known.
     pub(crate) fn backgrounds(&self) -> impl Iterator<Item = (&'a MetricPlan, Option<f64>)> {
         self.plan.metrics.iter().zip(&self.metrics).map(|(plan, metric)| (plan, metric.background))

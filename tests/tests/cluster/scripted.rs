@@ -201,6 +201,7 @@ async fn ask(
         since,
         pods: BTreeSet::from(pods),
         metrics: metrics.clone(),
+        summable: metrics.keys().cloned().collect(),
         scrape_interval_ms: INTERVAL_MS,
         delay_ms: 0,
         ..Query::default()

@@ -35,14 +35,17 @@ const MOST_OF_GATEWAY: usize = 400;
 pub(super) struct Failure {
     pub(super) source: String,
     pub(super) metric: String,
-    pub(super) error: QueryError,
+    pub(super) error: Box<QueryError>,
+    /// The metrics that were read as sums by then.
+    pub(super) summed: BTreeSet<String>,
 }
 
 impl Failure {
     /// Not of one metric, but of all.
     pub(super) fn of_source(wanted: &Wanted, error: QueryError) -> Self {
         let metric = wanted.query.metrics.keys().next().cloned().unwrap_or_default();
-        Self { source: wanted.query.source.clone(), metric, error }
+        let source = wanted.query.source.clone();
+        Self { source, metric, error: error.into(), summed: BTreeSet::new() }
     }
 }
 
@@ -98,7 +101,8 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
         let failed = |error| Failure {
             source: query.source.clone(),
             metric: metric.clone(),
-            error: QueryError::Selector(error),
+            error: QueryError::Selector(error).into(),
+            summed: BTreeSet::new(),
         };
         Ok((metric.clone(), text(metric, asked).map_err(failed)?))
     };
@@ -113,28 +117,30 @@ pub async fn fetch_once(
     wanted: &Wanted,
     until: i64,
 ) -> Result<Samples, impl fmt::Display + use<>> {
-    fetch(api, &texts(namespace, wanted), wanted, until, None).await
+    fetch(api, &texts(namespace, wanted), wanted, until, None, QueryError::has_too_many_series).await
 }
 
 /// The increments of all metrics after `since`, up to `until`. What is `known` of the same, and costs a question a round, is
-/// not asked again. A counter with too many series to read each is read as one sum for each target, and remains so.
+/// not asked again. A counter with too many series to read each is read as one sum for each target.
 pub(super) async fn fetch(
     api: &dyn MetricsApi,
     texts: &Result<Texts, Failure>,
     wanted: &Wanted,
     until: i64,
     known: Option<&Samples>,
+    too_many: fn(&QueryError) -> bool,
 ) -> Result<Samples, Failure> {
     let mut summed = wanted.query.summed.clone();
-    summed.extend(known.iter().flat_map(|known| &known.summed).cloned());
-    let is_counter = |metric: &str| {
+    let may_be = |metric: &str| {
         let text = texts.as_ref().ok().and_then(|texts| texts.get(metric));
-        text.is_some_and(|text| matches!(text.questions, Questions::Ratio { .. } | Questions::Counter(_)))
+        let is_counter =
+            |text: &Text| matches!(text.questions, Questions::Ratio { .. } | Questions::Counter(_));
+        wanted.query.summable.contains(metric) && text.is_some_and(is_counter)
     };
     loop {
         match fetch_as(api, texts, wanted, until, known, &summed).await {
             Err(Failure { metric, error, .. })
-                if error.is_too_wide() && is_counter(&metric) && !summed.contains(&metric) =>
+                if too_many(&error) && may_be(&metric) && !summed.contains(&metric) =>
             {
                 summed.insert(metric);
             }
@@ -156,7 +162,8 @@ async fn fetch_as(
     let failed = |metric: &str, error: QueryError| Failure {
         source: query.source.clone(),
         metric: metric.to_owned(),
-        error,
+        error: error.into(),
+        summed: summed.clone(),
     };
     let window = Window {
         pod_label: source.pod_label(),

@@ -148,7 +148,7 @@ impl Lesson {
         match outcome {
             Ok(samples) => {
                 self.trouble = None;
-                self.summed.clone_from(&samples.summed);
+                self.summed.extend(samples.summed.iter().cloned());
                 // Before the first sample there is none.
                 self.reached = if history.add(&samples) { since } else { self.oldest };
                 if !self.narrow {
@@ -157,6 +157,7 @@ impl Lesson {
             }
             Err(failure) => {
                 self.trouble = Some(failure.to_string());
+                self.summed.extend(failure.summed);
                 if is_too_wide(&failure.error) && self.window > SHORTEST_WINDOW_MS {
                     self.narrow = true;
                     self.window = (self.window / 2).max(SHORTEST_WINDOW_MS);
@@ -203,9 +204,7 @@ impl Lesson {
 }
 
 fn is_too_wide(error: &QueryError) -> bool {
-    // Of series there are as many in a shorter window.
-    let series = matches!(error, QueryError::TooManySeries { .. });
-    (error.is_too_wide() && !series) || matches!(error, QueryError::Timeout)
+    matches!(error, QueryError::TooLarge(_) | QueryError::TooManySamples(_) | QueryError::Timeout)
 }
 
 #[cfg(test)]

@@ -230,9 +230,9 @@ impl QueryError {
         }
     }
 
-    /// Less in one answer may help.
-    pub(crate) const fn is_too_wide(&self) -> bool {
-        matches!(self, Self::TooLarge(_) | Self::TooManySeries { .. } | Self::TooManySamples(_))
+    /// There are more series than may be read one by one, or their answer is too long.
+    const fn has_too_many_series(&self) -> bool {
+        matches!(self, Self::TooManySeries { .. } | Self::TooLarge(_))
     }
 }
 

@@ -4,8 +4,7 @@
 //! waiting. In between, one task for each `MetricSource` asks when a scrape is due and wakes the Rollout. A source that never
 //! answers delays only the Rollouts that use it, and nothing is asked for a Rollout that wants nothing.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -81,6 +80,8 @@ struct Rollout {
     due: i64,
     running: Option<AbortHandle>,
     samples: Option<Arc<Samples>>,
+    /// The metrics that had too many series to read each.
+    summed: BTreeSet<String>,
 }
 
 struct Source {
@@ -186,6 +187,7 @@ impl Rollout {
         let continues = before.as_ref().is_some_and(|before| wanted.continues(&before.wanted));
         let known = before.as_ref().filter(|_| continues).map(|before| Arc::clone(&before.texts));
         let texts = known.unwrap_or_else(|| Arc::new(texts(namespace, &wanted)));
+        let summed = before.as_ref().filter(|_| continues).map(|before| before.summed.clone());
         let mut samples = before.and_then(|before| before.samples);
         let due = match &samples {
             Some(samples) if continues => wanted.readable_after(samples.until),
@@ -197,7 +199,8 @@ impl Rollout {
                 Arc::new(Samples { since, until: since, failing: Some(failing), ..Samples::default() })
             });
         }
-        Self { wanted: Arc::new(wanted), texts, due, running: None, samples }
+        let summed = summed.unwrap_or_default();
+        Self { wanted: Arc::new(wanted), texts, due, running: None, samples, summed }
     }
 
     fn cancel(&self) {
@@ -220,12 +223,14 @@ impl Rollout {
                         "metrics can be read again"
                     );
                 }
+                self.summed.clone_from(&samples.summed);
                 self.samples = Some(Arc::new(samples));
                 true
             }
             Err(failure) => {
                 let since = self.wanted.query.since;
                 let first = was_failing.is_none();
+                self.summed.extend(failure.summed.iter().cloned());
                 if first {
                     let (reason, error) = (failure.error.reason(), &failure);
                     tracing::info!(
@@ -431,7 +436,9 @@ impl Inner {
         let (question, texts) = (lesson.question(since), Arc::clone(&lesson.texts));
         let patience = lesson.patience(now);
         let (batch, handle) = abortable(async move {
-            let outcome = timeout(patience, fetch(&*api, &texts, &question, until, None)).await;
+            // A shorter window helps when an answer is too long.
+            let too_many = |error: &QueryError| matches!(error, QueryError::TooManySeries { .. });
+            let outcome = timeout(patience, fetch(&*api, &texts, &question, until, None, too_many)).await;
             let outcome = outcome.unwrap_or_else(|_| Err(Failure::of_source(&question, QueryError::Timeout)));
             Answered::Past { key, wanted, since, outcome }
         });
@@ -453,8 +460,11 @@ impl Inner {
             served.clone_from(&key.namespace);
             let (api, wanted) = (Arc::clone(&self.api), Arc::clone(&rollout.wanted));
             let texts = Arc::clone(&rollout.texts);
+            let summed = rollout.wanted.query.summed.union(&rollout.summed).cloned().collect();
             let (batch, handle) = abortable(async move {
-                let outcome = fetch(&*api, &texts, &wanted, until, known.as_deref()).await;
+                let asked = Wanted { query: Query { summed, ..wanted.query.clone() }, ..(*wanted).clone() };
+                let too_many = QueryError::has_too_many_series;
+                let outcome = fetch(&*api, &texts, &asked, until, known.as_deref(), too_many).await;
                 Answered::Samples { key, wanted, outcome }
             });
             rollout.running = Some(handle);

@@ -24,6 +24,7 @@ fn query(steps: &[(&str, Option<i32>)]) -> HistoryQuery {
             since: 0,
             pods: BTreeSet::from(["shop-old-".to_owned()]),
             metrics: BTreeMap::from([("errors".to_owned(), counters)]),
+            summable: BTreeSet::new(),
             summed: BTreeSet::new(),
             scrape_interval_ms: INTERVAL,
             delay_ms: INTERVAL,

@@ -35,6 +35,8 @@ pub(crate) struct Counted {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) counts: Counts,
+    /// How much of the exposure of canary and baseline comes without traffic.
+    left_out: [f64; 2],
     /// Of a distribution.
     canary: Vec<Bucket>,
     baseline: Vec<Bucket>,
@@ -45,7 +47,9 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn add(&mut self, increment: &Increment, canary: bool) {
+    /// So much of the increment comes without traffic.
+    pub(super) fn add(&mut self, increment: &Increment, left_out: f64, canary: bool) {
+        self.left_out[usize::from(!canary)] += left_out;
         let counts = &mut self.counts;
         let (x, n, buckets) = if canary {
             (&mut counts.x_canary, &mut counts.n_canary, &mut self.canary)
@@ -55,13 +59,6 @@ impl Seen {
         *x += increment.events;
         *n += increment.total;
         buckets.extend(&increment.buckets);
-    }
-
-    /// Without what is expected to come without traffic, there may seem to be less than nothing.
-    pub(super) fn at_least_events(&mut self) {
-        let counts = &mut self.counts;
-        counts.n_canary = counts.n_canary.max(counts.x_canary);
-        counts.n_baseline = counts.n_baseline.max(counts.x_baseline);
     }
 
     pub(super) fn add_pod(&mut self, canary: bool) {
@@ -107,6 +104,8 @@ pub(super) struct MetricFold {
     pub(super) limit: Option<Limit>,
     /// What a pod counts a second without traffic; None while that is not known.
     pub(super) background: Option<f64>,
+    /// What was left out beyond what there was, of canary and baseline.
+    owed: [f64; 2],
     /// The data time from which its series were read as sums; 0 while each is read.
     pub(super) summed: i64,
 }
@@ -258,6 +257,7 @@ impl MetricFold {
                 .unwrap_or_default(),
             limit: Limit::restore(plan, kept.and_then(|kept| kept.limit.as_ref())),
             background: kept.and_then(|kept| kept.background).filter(|rate| (0.0..=MOST).contains(rate)),
+            owed: kept.map_or([0.0; 2], |kept| kept.owed.map(|rest| rest.clamp(0.0, MOST))),
             summed: kept.map_or(0, |kept| kept.summed.clamp(0, LATEST)),
         }
     }
@@ -281,6 +281,7 @@ impl MetricFold {
             rows: self.rows.clone(),
             limit: self.limit.as_ref().map(Limit::checkpoint),
             background: self.background,
+            owed: self.owed,
             summed: self.summed,
         }
     }
@@ -291,6 +292,7 @@ impl MetricFold {
             Test::Score(score) => score.process.iter_mut().for_each(ScoreProcess::close_block),
         }
         self.safe.close_block();
+        self.owed = [0.0; 2];
         self.limit.iter_mut().for_each(Limit::close);
         self.block_until = 0;
     }
@@ -333,6 +335,7 @@ impl MetricFold {
             let _ = self.safe.rule_out(margin(plan, next_weight, self.pods));
         }
         let rho0 = tolerated(plan, self.pods);
+        let users = self.of_users(seen);
         let counts = match &mut self.test {
             Test::Event(process) => {
                 if new_block {
@@ -342,7 +345,8 @@ impl MetricFold {
                     Goal::Lower => seen.counts,
                     Goal::Higher => seen.counts.swapped(),
                 };
-                if process.round(&harm, new_block).is_err() || self.safe.round(&harm, new_block).is_err() {
+                let users = users.unwrap_or(harm);
+                if process.round(&harm, new_block).is_err() || self.safe.round(&users, new_block).is_err() {
                     return Ok(false);
                 }
                 seen.counts
@@ -371,6 +375,23 @@ impl MetricFold {
             *sum += n;
         }
         Ok(true)
+    }
+
+    /// Without what comes without traffic, if that is known. In one round more may be left out than there is: the rest is of the
+    /// next ones, but of no more than ten.
+    fn of_users(&mut self, seen: &Seen) -> Option<Counts> {
+        self.background.filter(|background| *background > 0.0)?;
+        let mut counts = seen.counts;
+        let cohorts = [
+            (&mut counts.n_canary, counts.x_canary, seen.left_out[0]),
+            (&mut counts.n_baseline, counts.x_baseline, seen.left_out[1]),
+        ];
+        for ((exposure, events, left_out), owed) in cohorts.into_iter().zip(&mut self.owed) {
+            let rest = *exposure - left_out - *owed;
+            *owed = (events - rest).clamp(0.0, 10.0 * left_out);
+            *exposure = rest.max(events);
+        }
+        Some(counts)
     }
 
     pub(super) fn log_e(&self) -> f64 {

@@ -1,6 +1,5 @@
 //! Samples in rounds: of which target of which pod increments count, and since when.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use davylamp_api::Instant;
@@ -46,7 +45,7 @@ struct OfPod<'t> {
 }
 
 impl Round {
-    fn hear(&mut self, increment: &Increment, canary: bool, from: i64) {
+    fn hear(&mut self, increment: &Increment, left_out: f64, canary: bool, from: i64) {
         let (present, seen) = if canary {
             (&mut self.canary_present, &mut self.canary_seen)
         } else {
@@ -54,28 +53,21 @@ impl Round {
         };
         *present = true;
         if increment.from >= from {
-            *seen += increment.total;
+            *seen += increment.total - left_out;
         }
     }
 
-    /// Of a metric without its background. In sum over the pods of a round, for the background of one scrape is a whole number.
-    fn at_least_nothing(&mut self, metric: usize) {
-        self.seen[metric].at_least_events();
-        self.requests.at_least_none();
-        self.canary_seen = self.canary_seen.max(0.0);
-        self.baseline_seen = self.baseline_seen.max(0.0);
+    /// In one round a probe more may come than on average, and is no request.
+    fn silence_background(&mut self) {
+        for seen in [&mut self.canary_seen, &mut self.baseline_seen] {
+            *seen = if *seen < 1.0 { 0.0 } else { *seen };
+        }
     }
 }
 
-/// The increment without what comes at that rate a second without traffic; events are none of it.
 #[allow(clippy::cast_precision_loss, reason = "a time in ms")]
-fn without(increment: &Increment, background: f64) -> Cow<'_, Increment> {
-    if background > 0.0 {
-        let left_out = background * (increment.to - increment.from) as f64 / 1_000.0;
-        Cow::Owned(Increment { total: increment.total - left_out, ..increment.clone() })
-    } else {
-        Cow::Borrowed(increment)
-    }
+fn seconds(increment: &Increment) -> f64 {
+    (increment.to - increment.from) as f64 / 1_000.0
 }
 
 impl Fold<'_> {
@@ -118,12 +110,12 @@ impl Fold<'_> {
                 for increment in increments {
                     let at = usize::try_from(self.index(increment.to) - first).ok();
                     let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { continue };
-                    let increment = &*without(increment, background);
+                    let left_out = background * seconds(increment);
                     if heard {
-                        round.hear(increment, canary, self.checkpoint.from);
+                        round.hear(increment, left_out, canary, self.checkpoint.from);
                     }
                     if split {
-                        round.requests.add(increment, canary);
+                        round.requests.add(increment, left_out, canary);
                     }
                     if increment.from < self.checkpoint.from {
                         continue;
@@ -133,7 +125,7 @@ impl Fold<'_> {
                         round.seen[m].add_present(canary);
                     }
                     if warm.is_some_and(|warm| increment.from >= warm) {
-                        round.seen[m].add(increment, canary);
+                        round.seen[m].add(increment, left_out, canary);
                         if increment.total > 0.0 && counted != at {
                             counted = at;
                             round.seen[m].add_pod(canary);
@@ -142,9 +134,7 @@ impl Fold<'_> {
                 }
             }
             if background > 0.0 {
-                for round in &mut rounds {
-                    round.at_least_nothing(m);
-                }
+                rounds.iter_mut().for_each(Round::silence_background);
             }
         }
         for (g, plan) in self.plan.gauges.iter().enumerate() {
@@ -157,7 +147,7 @@ impl Fold<'_> {
                         let at = usize::try_from(self.index(increment.to) - first).ok();
                         let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { continue };
                         if heard {
-                            round.hear(increment, canary, self.checkpoint.from);
+                            round.hear(increment, 0.0, canary, self.checkpoint.from);
                         }
                         let from = warm.map(|warm| warm.max(self.checkpoint.from));
                         let some = !divides || increment.events > 0.0;

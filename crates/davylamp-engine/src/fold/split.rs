@@ -33,14 +33,11 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn add(&mut self, increment: &Increment, canary: bool) {
+    /// So much of the increment comes without traffic.
+    pub(super) fn add(&mut self, increment: &Increment, left_out: f64, canary: bool) {
         let cohort = usize::from(!canary);
-        self.counts[cohort] += increment.total;
+        self.counts[cohort] += increment.total - left_out;
         self.heard[cohort] = true;
-    }
-
-    pub(super) fn at_least_none(&mut self) {
-        self.counts = self.counts.map(|count| count.max(0.0));
     }
 }
 
@@ -100,9 +97,9 @@ impl Split {
         }
     }
 
-    /// Counts are finite and not negative by construction; a test that refuses them keeps its capital.
+    /// Counts are finite; a test that refuses them keeps its capital. More may have been left out than came.
     fn end_block(&mut self, end: i64, weight: f64) {
-        let (open, heard) = (self.kept.open, self.kept.heard);
+        let (open, heard) = (self.kept.open.map(|count| count.max(0.0)), self.kept.heard);
         self.close();
         // What is not scraped is missing, and got an unknown share.
         if heard != [true; 2] {
@@ -152,8 +149,7 @@ fn readable(mut kept: SplitCheckpoint) -> SplitCheckpoint {
     for time in [&mut kept.from, &mut kept.wrong] {
         *time = (*time).clamp(0, LATEST);
     }
-    for count in kept.open.iter_mut().chain(&mut kept.seen) {
-        *count = count.clamp(0.0, MOST);
-    }
+    kept.open = kept.open.map(|count| count.clamp(-MOST, MOST));
+    kept.seen = kept.seen.map(|count| count.clamp(0.0, MOST));
     kept
 }

@@ -5,12 +5,17 @@ use super::*;
 
 /// Before the first step of a service with three requests a second and pod, and this many more that come without traffic.
 fn quiet(background: f64) -> World {
+    with_users(30.0, background)
+}
+
+/// The same with so many requests a second in all.
+fn with_users(rate: f64, background: f64) -> World {
     let hold = || Some(Hold { min: Some(secs(1_800)), max: Some(secs(43_200)) });
     let step = |weight: &str| Step { hold: hold(), ..step(weight) };
     let mut world = World::settled(spec(&[step("10%"), step("50%")], true));
-    world.sampler.rate = Some(30.0);
+    world.sampler.rate = Some(rate);
     world.sampler.background = background;
-    world.usual_traffic = Some(30.0 + 10.0 * background);
+    world.usual_traffic = Some(rate + 10.0 * background);
     world.release(2);
     world.until(StateName::Scaling);
     world
@@ -34,7 +39,14 @@ fn what_comes_without_traffic_is_measured_and_left_out() {
     #[allow(clippy::cast_precision_loss, reason = "a short time")]
     let seconds =
         (errors.until.unwrap().as_millisecond() - errors.from.unwrap().as_millisecond()) as f64 / 1_000.0;
-    assert_eq!((errors.canary.exposure, errors.baseline.exposure), (3.0 * seconds, 27.0 * seconds));
+    assert_eq!((errors.canary.exposure, errors.baseline.exposure), (3.25 * seconds, 29.5 * seconds));
+    // As without it, but for what shows the canary to be worse: that counts all.
+    let mut without = quiet(0.0);
+    without.until(StateName::Judging);
+    without.until(StateName::Scaling);
+    let other = &without.records.last().unwrap().metrics[0];
+    assert!((errors.log_e_non_inferior - other.log_e_non_inferior).abs() < 1e-6, "{errors:?} {other:?}");
+    assert!((errors.log_e - other.log_e).abs() > 1e-3, "{errors:?} {other:?}");
     let split = record.split.unwrap();
     assert!((split.baseline - 9.0 * split.canary).abs() < 1e-6, "{split:?}");
     assert!(world.now - judged > 29 * MINUTE);
@@ -55,6 +67,33 @@ fn a_busy_service_does_not_wait() {
 }
 
 #[test]
+fn what_is_more_than_half_or_fails_is_no_background() {
+    for (rate, background, errors) in [(10.0, 2.0, 0.0), (30.0, 0.25, 0.5)] {
+        let mut world = with_users(rate, background);
+        world.sampler.background_errors = errors;
+        world.until(StateName::Judging);
+        assert!(world.records.iter().any(|record| record.rule == "BackgroundTraffic"));
+        let told = world.status.analysis.as_ref().unwrap();
+        assert_eq!(told.checkpoint.as_ref().unwrap().metrics["errors"].background, None);
+    }
+}
+
+#[test]
+fn pods_that_come_and_go_are_waited_for_once() {
+    let mut world = quiet(0.25);
+    for _ in 0..5 {
+        world.versions.get_mut(&hash(2)).unwrap().ready_after = None;
+        world.lose_pods(&hash(2), 9);
+        world.run_for(40_000);
+        world.heal_version(&hash(2));
+        world.run_for(20_000);
+    }
+    let measured = world.records.iter().filter(|record| record.rule == "BackgroundTraffic");
+    assert_eq!(measured.count(), 1, "{:?}", world.trace);
+    world.until(StateName::Judging);
+}
+
+#[test]
 fn a_large_part_is_said() {
     let mut world = quiet(1.0);
     world.until(StateName::Judging);
@@ -69,6 +108,10 @@ fn a_large_part_is_said() {
 
 #[test]
 fn a_service_without_it_is_told_from_one_that_was_not_measured() {
+    let mut away = quiet(0.25);
+    away.sampler.failing_since = Some(away.now);
+    away.until(StateName::Judging);
+    assert!(away.records.iter().flat_map(|record| &record.metrics).all(|metric| metric.background.is_none()));
     let mut world = quiet(0.0);
     world.until(StateName::Judging);
     let told =

@@ -17,8 +17,9 @@ pub(crate) struct Sampler {
     last: i64,
     /// Requests a second over all.
     pub(crate) rate: Option<f64>,
-    /// What comes to each pod a second without traffic; none of it fails.
+    /// What comes to each pod a second without traffic, and which share of it fails.
     pub(crate) background: f64,
+    pub(crate) background_errors: f64,
     /// There are too many series to read each from then on.
     pub(crate) wide_since: Option<i64>,
     pub(crate) failing_since: Option<i64>,
@@ -82,11 +83,12 @@ impl Sampler {
                 #[allow(clippy::cast_precision_loss, reason = "few pods, short times")]
                 let total =
                     (self.rate.unwrap_or(200.0) * share / ready as f64 * (INTERVAL as f64 / 1_000.0)).round();
-                let exact = total * version.error_rate + pod.rest;
+                #[allow(clippy::cast_precision_loss, reason = "a short time")]
+                let background = self.background * (INTERVAL as f64 / 1_000.0);
+                let exact = total * version.error_rate + background * self.background_errors + pod.rest;
                 let events = exact.floor();
                 pod.rest = exact - events;
-                #[allow(clippy::cast_precision_loss, reason = "a short time")]
-                let total = total + self.background * (INTERVAL as f64 / 1_000.0);
+                let total = total + background;
                 let increments = self.pods.entry(name.clone()).or_default();
                 increments.retain(|i| i.to > keep);
                 let increment = Increment { from, to, events, total, buckets: Vec::new() };

@@ -100,6 +100,7 @@ const CELLS: [(&str, &str, Option<&str>); 10] = [
 fn the_evidence_is_that_of_the_bare_statistics() {
     let seeds = std::env::var("DAVYLAMP_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
     for (from, to, rule) in CELLS {
+        assert!(SERVICE.contains(from), "{from}");
         let scenario: Scenario = serde_yaml::from_str(&SERVICE.replace(from, to)).unwrap();
         let (mut decided, mut compared) = (0, 0);
         for seed in 1..=seeds {

@@ -15,6 +15,7 @@ fn lesson(hours: i64) -> Lesson {
         since: 0,
         pods: BTreeSet::from(["web-old-".to_owned()]),
         metrics: BTreeMap::from([("errors".to_owned(), counters)]),
+        summable: BTreeSet::new(),
         summed: BTreeSet::new(),
         scrape_interval_ms: 15_000,
         delay_ms: 15_000,
@@ -32,7 +33,12 @@ fn samples(any: bool) -> Samples {
 }
 
 fn failure(error: QueryError) -> Result<Samples, Failure> {
-    Err(Failure { source: "prom".to_owned(), metric: "errors".to_owned(), error })
+    Err(Failure {
+        source: "prom".to_owned(),
+        metric: "errors".to_owned(),
+        error: error.into(),
+        summed: BTreeSet::new(),
+    })
 }
 
 /// Lengths of windows in minutes, from the newest to the oldest, when the answers are these, and then good ones.

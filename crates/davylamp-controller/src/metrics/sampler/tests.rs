@@ -159,6 +159,7 @@ fn wanted(source: &str, since: i64) -> Wanted {
         since: T0 + since * SECOND,
         pods: BTreeSet::from(["a".to_owned()]),
         metrics: BTreeMap::from([("ratio".to_owned(), ratio)]),
+        summable: BTreeSet::new(),
         summed: BTreeSet::new(),
         scrape_interval_ms: INTERVAL,
         delay_ms: INTERVAL,
