@@ -528,7 +528,7 @@ pub enum MetricRole {
     /// It may roll back, and must be shown to be good enough for the next step.
     #[default]
     Gating,
-    /// The same; all critical metrics together may use half of `falseRollbackRate`.
+    /// The same; all critical metrics together may use half of `falseRollbackRate`. Not of a gauge or an expression.
     Critical,
     /// It is shown, and decides nothing.
     Informational,

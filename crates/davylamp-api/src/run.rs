@@ -16,6 +16,9 @@ use crate::rollout::{Analysis, Strategy};
 use crate::scalar::Duration;
 use crate::status::{ServiceNames, Verdict};
 
+/// How many pods that are not yet warm a record names.
+pub const MOST_YOUNG: usize = 50;
+
 /// One attempt to release one revision. Owned by its Rollout, written by the controller alone.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -200,8 +203,8 @@ pub struct DecisionRecord {
     #[schemars(with = "Option<Time>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Instant>,
-    /// Pods that were not yet warm at that time, and when they were; at most 50 are listed.
-    #[schemars(with = "BTreeMap<String, Time>", extend("maxProperties" = 50))]
+    /// Pods that were not yet warm at that time, and when they were, or 9999-01-01 while they are not ready; at most 50 are listed.
+    #[schemars(with = "BTreeMap<String, Time>", extend("maxProperties" = MOST_YOUNG))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub young: BTreeMap<String, Instant>,
     /// Records were merged into this one, for the outbox was full.

@@ -196,7 +196,7 @@ impl Preset {
                 concat!("http_request_duration_seconds{", of_users!(), "}"),
             ),
             Self::Grpc => (
-                r#"grpc_server_handled_total{grpc_service!="grpc.health.v1.Health",grpc_code=~"Unknown|DeadlineExceeded|Unimplemented|Internal|Unavailable|DataLoss"}"#,
+                r#"grpc_server_handled_total{grpc_service!="grpc.health.v1.Health",grpc_code=~"Unknown|DeadlineExceeded|Unimplemented|Internal|Unavailable|DataLoss|UNKNOWN|DEADLINE_EXCEEDED|UNIMPLEMENTED|INTERNAL|UNAVAILABLE|DATA_LOSS"}"#,
                 r#"grpc_server_handled_total{grpc_service!="grpc.health.v1.Health"}"#,
                 r#"grpc_server_handling_seconds{grpc_service!="grpc.health.v1.Health"}"#,
             ),

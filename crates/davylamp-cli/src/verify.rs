@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use davylamp_api::conditions::Reason;
-use davylamp_api::run::{DecisionRecord, ExpressionRecord, GaugeRecord, MetricRecord, SplitRecord, broken};
+use davylamp_api::run::{
+    DecisionRecord, ExpressionRecord, GaugeRecord, MOST_YOUNG, MetricRecord, SplitRecord, broken,
+};
 use davylamp_api::{MetricSourceSpec, RolloutRunSpec, RolloutRunStatus, labels};
 use davylamp_controller::metrics::{PrometheusApi, Wanted, fetch_once};
 use davylamp_engine::Conduct;
@@ -64,6 +66,8 @@ struct Line {
     same: bool,
     /// The evidence of now does not suffice for the rule.
     unfounded: bool,
+    /// More pods were young than a record names: the others were taken to be warm.
+    young_left_out: bool,
     differs: Vec<Difference<MetricRecord>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gauges: Vec<Difference<GaugeRecord>>,
@@ -218,7 +222,7 @@ fn line(checked: Checked, records: &[DecisionRecord]) -> Line {
     let same = checked.is_same();
     let Checked { number, differs, gauges, split, expressions, unfounded } = checked;
     let record = records.iter().find(|record| record.number == number).cloned().unwrap_or_default();
-    let DecisionRecord { from, to, rule, .. } = record;
+    let DecisionRecord { from, to, rule, young, .. } = record;
     Line {
         number,
         from,
@@ -226,6 +230,7 @@ fn line(checked: Checked, records: &[DecisionRecord]) -> Line {
         rule,
         same,
         unfounded,
+        young_left_out: young.len() >= MOST_YOUNG,
         differs: differs.into_iter().map(Into::into).collect(),
         gauges: gauges.into_iter().map(Into::into).collect(),
         split: split.map(Into::into),
@@ -243,7 +248,20 @@ impl Verified {
     pub(crate) fn print(&self, out: &mut impl Write) -> Result<()> {
         let Self { run, decisions, broken_at, checked } = self;
         writeln!(out, "{run}: {decisions} decisions, {} of them with evidence", checked.len())?;
-        for Line { number, from, to, rule, same, unfounded, differs, gauges, split, expressions } in checked {
+        for Line {
+            number,
+            from,
+            to,
+            rule,
+            same,
+            unfounded,
+            young_left_out,
+            differs,
+            gauges,
+            split,
+            expressions,
+        } in checked
+        {
             let verdict = match (same, unfounded) {
                 (true, _) if rule == Reason::SharedIncident.as_str() => {
                     "the same; what other Rollouts noticed is not recomputed"
@@ -253,6 +271,12 @@ impl Verified {
                 (false, false) => "DIFFERS",
             };
             writeln!(out, "  {number:>3}  {:<30} {rule:<18} {verdict}", format!("{from} -> {to}"))?;
+            if !same && *young_left_out {
+                writeln!(
+                    out,
+                    "       more than {MOST_YOUNG} pods were not yet warm; the record names {MOST_YOUNG} of them"
+                )?;
+            }
             for one in differs {
                 one.print(out, &one.recorded.name, evidence)?;
                 let now = &one.now;

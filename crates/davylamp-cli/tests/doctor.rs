@@ -148,7 +148,7 @@ fn sick() -> SocketAddr {
     cluster.lease();
     let missing = "MetricSource default does not exist: ask an admin to create it, or name another in spec.analysis.source";
     let suggests = format!(
-        "{missing}; http://prometheus-operated.monitoring.svc:9090 answers as one does, so this may do: {{apiVersion: \
+        "{missing}; http://prometheus-operated.monitoring.svc:9090 answers as one does, so this may do, if you trust who runs it: {{apiVersion: \
          davylamp.dev/v1alpha1, kind: MetricSource, metadata: {{name: default}}, spec: {{url: \
          'http://prometheus-operated.monitoring.svc:9090', allowedNamespaces: [market]}}}}"
     );

@@ -354,7 +354,8 @@ fn revisions(key: &Key, uid: &str, caches: &Caches) -> BTreeMap<Hash, Revision> 
             revision.trouble = trouble(&pod);
         }
         let ready_at = ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
-        revision.pods.insert(pod.metadata.name.clone().unwrap_or_default(), Pod { ready_at });
+        let created_at = pod.metadata.creation_timestamp.as_ref().map_or(Instant::UNIX_EPOCH, |t| t.0);
+        revision.pods.insert(pod.metadata.name.clone().unwrap_or_default(), Pod { created_at, ready_at });
     }
     revisions
 }

@@ -263,7 +263,6 @@ fn promote(pass: &mut Pass<'_>, action: &Action, who: &str) -> Result<String, St
         now.approved = true;
         now.full |= action.full;
     }
-    let told = pass.status.told;
     let message = if action.full {
         let message = format!("promoted in full{who}: the pods come first");
         steps::promote_all(pass, message.clone());
@@ -273,11 +272,6 @@ fn promote(pass: &mut Pass<'_>, action: &Action, who: &str) -> Result<String, St
         promote_step(pass, &message);
         message
     };
-    if pass.status.told > told
-        && let Some(fold) = &mut pass.fold
-    {
-        fold.forgive();
-    }
     // Somebody knows of the incident, of what the canary does to its objective, and of the split.
     pass.status.incidents_after = Some(pass.now);
     Ok(message)

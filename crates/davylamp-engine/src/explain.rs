@@ -445,7 +445,7 @@ pub(crate) fn source_failing(pass: &Pass<'_>) -> String {
 
 /// In the message of `AnalysisReady`, where an address may be a metric source: it stands between the last `; ` before this
 /// and this, and a manifest follows.
-pub const SUGGESTED: &str = " answers as one does, so this may do: ";
+pub const SUGGESTED: &str = " answers as one does, so this may do, if you trust who runs it: ";
 
 /// A manifest for an admin to apply.
 fn suggestion(name: &str, Suggested { url, namespace }: &Suggested) -> String {

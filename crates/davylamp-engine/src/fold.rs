@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davylamp_api::Instant;
 use davylamp_api::checkpoint::{Checkpoint, Silence};
-use davylamp_api::run::{ExpressionRecord, GaugeRecord, MetricRecord, SplitRecord};
+use davylamp_api::run::{ExpressionRecord, GaugeRecord, MOST_YOUNG, MetricRecord, SplitRecord};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{IncidentStatus, MetricStatus};
 
@@ -28,6 +28,7 @@ pub(crate) use self::metric::Counted;
 use self::metric::MetricFold;
 use self::rounds::Round;
 use self::split::Split;
+use crate::observed::Observed;
 use crate::program::{Exposure, MetricPlan, Plan};
 
 /// Data of a cohort that is missing for so many blocks is an observation of its own.
@@ -38,6 +39,8 @@ const EXPECTED: f64 = 10.0;
 const MOST: f64 = 9_007_199_254_740_992.0;
 /// The last moment of year 9999, ms since 1970.
 const LATEST: i64 = 253_402_300_799_999;
+/// When a pod is taken to become ready that is not, ms since 1970: year 9999.
+const UNREADY: i64 = 253_370_764_800_000;
 /// Gauges are looked at each time that a weight has been effective for so much longer, ms.
 const LOOK: i64 = 600_000;
 
@@ -112,7 +115,7 @@ impl<'a> Fold<'a> {
     }
 
     /// Samples count from `effective` + settle on. Blocks are closed; the evidence of a step begins anew.
-    pub(crate) fn open(&mut self, effective: Instant) {
+    pub(crate) fn open(&mut self, effective: Instant, observed: &Observed) {
         self.close();
         let t0 = effective.as_millisecond();
         let from = t0 + self.plan.settle;
@@ -121,6 +124,9 @@ impl<'a> Fold<'a> {
         self.checkpoint.folded_until = t0 + (from - t0).div_euclid(self.interval) * self.interval;
         self.checkpoint.silent = Silence::default();
         self.split.iter_mut().for_each(Split::begin);
+        let warm = from - self.plan.warmup;
+        self.checkpoint.young.retain(|_, ready| (warm + 1..UNREADY).contains(ready));
+        self.remember_young(observed, true);
     }
 
     /// No samples count until the next [`Fold::open`]: the weight or a cohort changes.
@@ -403,9 +409,6 @@ impl<'a> Fold<'a> {
         let expressions = self.expressions.iter().zip(&self.plan.expressions);
         checkpoint.expressions =
             expressions.map(|(one, plan)| (plan.name.clone(), one.checkpoint())).collect();
-        // Also those that became warm within this step: the record says from when they counted.
-        let warm = checkpoint.from.min(checkpoint.folded_until).saturating_sub(self.plan.warmup);
-        checkpoint.young.retain(|_, ready| *ready >= warm);
         checkpoint
     }
 
@@ -465,7 +468,7 @@ impl<'a> Fold<'a> {
     pub(crate) fn left_out(&self) -> (Option<Instant>, BTreeMap<String, Instant>) {
         let after = self.checkpoint.from;
         let warm = |ready: &i64| ready.saturating_add(self.plan.warmup);
-        let young = self.checkpoint.young.iter().filter(|(_, ready)| warm(ready) > after).take(50);
+        let young = self.checkpoint.young.iter().filter(|(_, ready)| warm(ready) > after).take(MOST_YOUNG);
         let young = young
             .filter_map(|(pod, ready)| Some((pod.clone(), Instant::from_millisecond(warm(ready)).ok()?)));
         (Instant::from_millisecond(after).ok(), young.collect())

@@ -107,6 +107,8 @@ pub struct Revision {
 /// A pod of a revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
+    /// Since when it is there.
+    pub created_at: Instant,
     /// Since when it is ready; None while it is not.
     pub ready_at: Option<Instant>,
 }

@@ -169,6 +169,12 @@ impl<'a> Pass<'a> {
                 first.record.gap = Some(true);
             }
         }
+        // Whoever promotes knows of it. The record says so, for who computes it again.
+        if reason == Reason::Promote
+            && let Some(fold) = &mut self.fold
+        {
+            fold.forgive();
+        }
     }
 
     /// The record that was told last ends the run.

@@ -160,7 +160,7 @@ impl<'a> Replay<'a> {
         let effective = after.saturating_sub(self.conduct.analysis.settle);
         self.fold.begin_step(weight, next, hold_min);
         if let Ok(effective) = Instant::from_millisecond(effective) {
-            self.fold.open(effective);
+            self.fold.open(effective, &Observed::default());
         }
         let same = |other: &&DecisionRecord| other.after == record.after;
         let warm: BTreeMap<String, i64> = std::iter::once(record)

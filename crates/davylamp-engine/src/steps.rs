@@ -155,7 +155,7 @@ pub(crate) fn effective(pass: &mut Pass<'_>, weight: Percent) {
     let hold_min = pass.step().map_or(0, |step| step.hold_min);
     if let Some(fold) = &mut pass.fold {
         fold.begin_step(weight, next, hold_min);
-        fold.open(now);
+        fold.open(now, pass.observed);
     }
 }
 

@@ -42,7 +42,14 @@ impl PrometheusApi {
         let limits = source.limits();
         let seconds = format!("{}.{:03}", at_ms.div_euclid(1000), at_ms.rem_euclid(1000));
         let timeout = format!("{}ms", limits.timeout().as_millis());
-        let form = [("query", promql), ("time", &seconds), ("timeout", &timeout)];
+        // The last two are VictoriaMetrics': by default it repeats older values for the newest 30 seconds, and rounds times.
+        let form = [
+            ("query", promql),
+            ("time", &seconds),
+            ("timeout", &timeout),
+            ("nocache", "1"),
+            ("latency_offset", "1ms"),
+        ];
         let pass = self.access.pass(source, false).await?;
         let (mut status, mut body) = self.send(&url, &form, limits, &pass).await?;
         if is_refusal(status) {

@@ -45,6 +45,8 @@ pub fn addresses(services: impl Iterator<Item = (String, String, impl FnOnce() -
             };
             let at = USUAL.iter().position(is_it)?;
             let spec = spec();
+            // Whoever may write a Service could otherwise send us to any host.
+            spec.get("selector").filter(|_| spec.get("type").is_none_or(|kind| kind != "ExternalName"))?;
             let ports = spec.get("ports")?.as_array()?;
             let web = |port: &&Value| {
                 port.get("name")
@@ -131,20 +133,26 @@ mod tests {
     #[test]
     fn usual_names_are_known_with_a_prefix_too() {
         let services = [
-            ("shop", "checkout", json!({"ports": [{"port": 80}]})),
-            ("shop", "myprometheus", json!({"ports": [{"port": 80}]})),
-            ("mimir", "mimir-nginx", json!({"ports": [{"port": 80}]})),
+            ("shop", "checkout", json!({"selector": {"app": "p"}, "ports": [{"port": 80}]})),
+            ("shop", "myprometheus", json!({"selector": {"app": "p"}, "ports": [{"port": 80}]})),
+            ("mimir", "mimir-nginx", json!({"selector": {"app": "p"}, "ports": [{"port": 80}]})),
             (
                 "monitoring",
                 "prometheus-operated",
-                json!({"ports": [{"name": "grpc", "port": 10901}, {"name": "http-web", "port": 9090}]}),
+                json!({"selector": {"app": "p"}, "ports": [{"name": "grpc", "port": 10901}, {"name": "http-web", "port": 9090}]}),
             ),
             (
                 "monitoring",
                 "kps-prometheus",
-                json!({"ports": [{"name": "reloader", "port": 8080}, {"name": "web", "port": 9091}]}),
+                json!({"selector": {"app": "p"}, "ports": [{"name": "reloader", "port": 8080}, {"name": "web", "port": 9091}]}),
             ),
             ("monitoring", "prometheus", json!({})),
+            ("shop", "prometheus", json!({"ports": [{"port": 80}]})),
+            (
+                "shop",
+                "a-prometheus",
+                json!({"type": "ExternalName", "selector": {"app": "p"}, "ports": [{"port": 80}]}),
+            ),
         ];
         assert_eq!(
             addresses(

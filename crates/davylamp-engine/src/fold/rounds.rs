@@ -6,13 +6,15 @@ use davylamp_api::Instant;
 
 use super::metric::Seen;
 use super::split::Requests;
-use super::{Fold, LATEST, gauge};
+use super::{Fold, LATEST, UNREADY, gauge};
 use crate::decision::Named;
 use crate::observed::{Increment, Observed, Samples};
 use crate::program::{Exposure, MetricPlan};
 
 /// Bytes of remembered targets, about.
 const TARGETS: usize = 4_096;
+/// Pods that are remembered as young.
+const YOUNG: usize = 200;
 /// Rounds that one pass folds at most; the rest follows in the next.
 const ROUNDS: usize = 20_000;
 
@@ -76,7 +78,7 @@ impl Fold<'_> {
         if !self.is_open() || samples.since > self.checkpoint.folded_until {
             return;
         }
-        self.remember_young(observed);
+        self.remember_young(observed, false);
         let last = self.index(samples.until.clamp(0, LATEST) + 1) - 1;
         let first = self.index(self.checkpoint.folded_until + 1);
         if last < first {
@@ -250,15 +252,21 @@ impl Fold<'_> {
         Some((increments, after))
     }
 
-    /// A pod that flaps keeps the moment when it was first ready for as long as it is young.
-    fn remember_young(&mut self, observed: &Observed) {
-        let since = self.checkpoint.folded_until - self.plan.warmup;
+    /// Whether a pod is young in a step is told once, when the step begins or the pod is new: one that is not ready later has served
+    /// as the others, and what made it fail must not be left out. A pod keeps the moment when it was first ready.
+    pub(super) fn remember_young(&mut self, observed: &Observed, begins: bool) {
+        let young = &mut self.checkpoint.young;
+        // Kubernetes' times are in whole seconds.
+        let (warm, opened) = (self.checkpoint.from - self.plan.warmup, self.checkpoint.t0 - 1_000);
         for (name, pod) in observed.revisions.values().flat_map(|r| &r.pods) {
-            if let Some(ready) = pod.ready_at.map(Instant::as_millisecond)
-                && ready >= since
-                && self.checkpoint.young.len() < 200
+            let ready = pod.ready_at.map_or(UNREADY, Instant::as_millisecond);
+            if let Some(known) = young.get_mut(name) {
+                *known = ready.min(*known);
+            } else if ready > warm
+                && (begins || pod.created_at.as_millisecond() > opened)
+                && young.len() < YOUNG
             {
-                self.checkpoint.young.entry(name.clone()).or_insert(ready);
+                young.insert(name.clone(), ready);
             }
         }
     }
@@ -268,10 +276,11 @@ impl Fold<'_> {
         if let Some(ready) = self.checkpoint.young.get(pod) {
             return Some(ready.saturating_add(self.plan.warmup));
         }
+        let is_full = self.checkpoint.young.len() >= YOUNG;
         match observed.revisions.values().find_map(|r| r.pods.get(pod)) {
-            Some(pod) => pod.ready_at.map(|ready| ready.as_millisecond() + self.plan.warmup),
-            // It has left, and was warm: else it would be remembered as young.
-            None => Some(i64::MIN),
+            Some(pod) if is_full => pod.ready_at.map(|ready| ready.as_millisecond() + self.plan.warmup),
+            // It was warm when the step began, or has left.
+            _ => Some(i64::MIN),
         }
     }
 }

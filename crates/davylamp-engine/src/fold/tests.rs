@@ -49,10 +49,14 @@ fn time(ms: i64) -> Instant {
     Instant::from_millisecond(ms).unwrap()
 }
 
-/// Two pods, both ready for long.
+fn ready_since(ready_at: i64) -> Pod {
+    Pod { created_at: time(ready_at), ready_at: Some(time(ready_at)) }
+}
+
+/// Two pods, both ready since then.
 fn pods(ready_at: i64) -> Observed {
     let revision = |pod: &str| Revision {
-        pods: BTreeMap::from([(pod.to_owned(), Pod { ready_at: Some(time(ready_at)) })]),
+        pods: BTreeMap::from([(pod.to_owned(), ready_since(ready_at))]),
         ..Revision::default()
     };
     Observed {
@@ -107,7 +111,7 @@ fn world(canary: &[(f64, f64)], baseline: &[(f64, f64)]) -> BTreeMap<String, Tar
 fn opened(plan: &Plan) -> Checkpoint {
     let mut fold = Fold::new(plan, &Checkpoint::default(), Percent::from_basis_points(5_000), Percent::FULL);
     fold.begin_step(Percent::from_basis_points(5_000), Percent::FULL, 180 * SECOND);
-    fold.open(time(T0));
+    fold.open(time(T0), &Observed::default());
     fold.checkpoint(time(T0))
 }
 
@@ -164,12 +168,73 @@ fn young_pods_are_left_out_in_both_cohorts() {
 }
 
 #[test]
+fn a_pod_that_is_not_ready_for_a_while_counts_all_the_time() {
+    let plan = plan();
+    let all = world(&[(10.0, 100.0); 12], &[(0.0, 100.0); 12]);
+    let mut fold = Fold::new(&plan, &Checkpoint::default(), Percent::from_basis_points(5_000), Percent::FULL);
+    fold.begin_step(Percent::from_basis_points(5_000), Percent::FULL, 180 * SECOND);
+    fold.open(time(T0), &pods(LONG_AGO));
+    let mut pass = |until, ready_at: Option<i64>| {
+        let mut observed = pods(LONG_AGO);
+        let canary = observed.revisions.get_mut("new").unwrap();
+        canary.pods.insert(
+            "shop-new-1".to_owned(),
+            Pod { created_at: time(LONG_AGO), ready_at: ready_at.map(time) },
+        );
+        let since = fold.folded_until();
+        fold.take(&samples(since, until, &all), &observed, &cohorts());
+        while fold.look().is_some() {}
+    };
+    pass(T0 + 75 * SECOND, Some(LONG_AGO));
+    pass(T0 + 105 * SECOND, None);
+    pass(T0 + 150 * SECOND, Some(T0 + 110 * SECOND));
+    let checkpoint = fold.checkpoint(time(T0));
+    assert_eq!(exposure(&checkpoint), (700.0, 700.0));
+    assert!(checkpoint.young.is_empty(), "{:?}", checkpoint.young);
+}
+
+#[test]
+fn a_pod_that_was_never_ready_counts_once_it_is_warm() {
+    let plan = plan();
+    let all = world(&[(10.0, 100.0); 12], &[(0.0, 100.0); 12]);
+    let unready = |created_at| Pod { created_at: time(created_at), ready_at: None };
+    // It is there when the step begins, or comes later.
+    for created_at in [LONG_AGO, T0 + 20 * SECOND] {
+        let mut observed = pods(LONG_AGO);
+        let mut fold =
+            Fold::new(&plan, &Checkpoint::default(), Percent::from_basis_points(5_000), Percent::FULL);
+        fold.begin_step(Percent::from_basis_points(5_000), Percent::FULL, 180 * SECOND);
+        let canary = &mut observed.revisions.get_mut("new").unwrap().pods;
+        canary.clear();
+        if created_at == LONG_AGO {
+            canary.insert("shop-new-1".to_owned(), unready(created_at));
+        }
+        fold.open(time(T0), &observed);
+        for (until, ready) in [(T0 + 75 * SECOND, None), (T0 + 180 * SECOND, Some(time(T0 + 70 * SECOND)))] {
+            let pod = Pod { ready_at: ready, ..unready(created_at) };
+            observed.revisions.get_mut("new").unwrap().pods.insert("shop-new-1".to_owned(), pod);
+            let since = fold.folded_until();
+            fold.take(&samples(since, until, &all), &observed, &cohorts());
+            while fold.look().is_some() {}
+            if ready.is_none() {
+                let (_, young) = fold.left_out();
+                assert_eq!(young["shop-new-1"].to_string(), "9999-01-01T00:01:00Z");
+            }
+        }
+        let (_, young) = fold.left_out();
+        assert_eq!(young, BTreeMap::from([("shop-new-1".to_owned(), time(T0 + 130 * SECOND))]));
+        // From 138 s on.
+        assert_eq!(exposure(&fold.checkpoint(time(T0))).0, 200.0);
+    }
+}
+
+#[test]
 fn a_canary_that_warms_up_is_not_silent() {
     let plan = plan();
     let all = world(&[(0.0, 100.0); 12], &[(0.0, 100.0); 12]);
     let mut observed = pods(LONG_AGO);
     let canary = observed.revisions.get_mut("new").unwrap();
-    canary.pods.insert("shop-new-1".to_owned(), Pod { ready_at: Some(time(T0 + 60 * SECOND)) });
+    canary.pods.insert("shop-new-1".to_owned(), ready_since(T0 + 60 * SECOND));
     let mut fold = Fold::new(&plan, &opened(&plan), Percent::from_basis_points(5_000), Percent::FULL);
     fold.take(&samples(T0 + SETTLE, T0 + 150 * SECOND, &all), &observed, &cohorts());
     while let Some(look) = fold.look() {
@@ -272,7 +337,7 @@ fn many(baseline: usize, counts: &[(f64, f64)]) -> (BTreeMap<String, Targets>, O
     for i in 1..baseline {
         let name = format!("shop-old-x{i}");
         all.insert(name.clone(), BTreeMap::from([("a".to_owned(), scraped(7_000, counts))]));
-        old.pods.insert(name, Pod { ready_at: Some(time(LONG_AGO)) });
+        old.pods.insert(name, ready_since(LONG_AGO));
     }
     (all, observed)
 }

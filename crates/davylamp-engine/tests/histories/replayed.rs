@@ -63,7 +63,13 @@ fn every_decision_can_be_recomputed_from_its_record() {
     lost.lose_pods(&hash(2), 3);
     lost.until(StateName::Holding);
     lost.heal_version(&hash(2));
+    let mut flapping = judging();
+    flapping.run_for(MINUTE);
+    flapping.break_version(&hash(1));
+    flapping.run_for(20_000);
+    flapping.heal_version(&hash(1));
     for (world, end, checks) in [
+        (&mut flapping, StateName::Finalising, 10),
         (&mut good, StateName::Finalising, 10),
         (&mut bad, StateName::Degraded, 3),
         (&mut away, StateName::Finalising, 10),

@@ -46,6 +46,7 @@ pub(crate) struct Set {
 
 #[derive(Clone, Debug)]
 pub(crate) struct PodModel {
+    created_at: i64,
     pub(crate) ready_at: Option<i64>,
     due: Option<i64>,
     /// Failures not yet whole, for rates that are exact.
@@ -504,8 +505,10 @@ impl World {
             _ => Template::Unchecked,
         };
         let revisions = self.sets.iter().map(|(hash, set)| {
-            let pods =
-                set.pods.iter().map(|(name, pod)| (name.clone(), Pod { ready_at: pod.ready_at.map(at) }));
+            let pods = set.pods.iter().map(|(name, pod)| {
+                let PodModel { created_at, ready_at, .. } = pod;
+                (name.clone(), Pod { created_at: at(*created_at), ready_at: ready_at.map(at) })
+            });
             let revision = Revision {
                 desired: set.desired,
                 available: self.ready_pods(hash),
@@ -570,8 +573,8 @@ impl World {
             while set.pods.len() < desired {
                 set.born += 1;
                 let name = format!("shop-{hash}-{:05}", set.born);
-                set.pods
-                    .insert(name, PodModel { ready_at: None, due: ready_after.map(|d| now + d), rest: 0.0 });
+                let due = ready_after.map(|after| now + after);
+                set.pods.insert(name, PodModel { created_at: now, ready_at: None, due, rest: 0.0 });
             }
             while set.pods.len() > desired {
                 set.pods.pop_last();

@@ -6,7 +6,7 @@ use super::*;
 pub(super) fn ready(world: &BTreeMap<String, Targets>) -> Observed {
     let revision = |cohort: &str| {
         let pods = world.keys().filter(|pod| pod.starts_with(cohort));
-        let pods = pods.map(|pod| (pod.clone(), Pod { ready_at: Some(time(LONG_AGO)) })).collect();
+        let pods = pods.map(|pod| (pod.clone(), ready_since(LONG_AGO))).collect();
         Revision { pods, ..Revision::default() }
     };
     Observed {
@@ -282,7 +282,7 @@ fn a_count_alone_is_for_the_share_of_the_traffic() {
     all.insert("shop-new-2".to_owned(), young);
     let mut observed = pods(LONG_AGO);
     let new = observed.revisions.get_mut("new").unwrap();
-    new.pods.insert("shop-new-2".to_owned(), Pod { ready_at: Some(time(T0)) });
+    new.pods.insert("shop-new-2".to_owned(), ready_since(T0));
     let (_, checkpoint) = fold(&plan, &opened(&plan), T0 + 60 * SECOND, &all, &observed);
     // One of the canary's two pods is warm: half of the canary's half of 15 s.
     assert_eq!(

@@ -45,7 +45,7 @@ fn opened(plan: &Plan, weight: u16) -> Checkpoint {
     let weight = Percent::from_basis_points(weight);
     let mut fold = Fold::new(plan, &Checkpoint::default(), weight, Percent::FULL);
     fold.begin_step(weight, Percent::FULL, 180 * SECOND);
-    fold.open(time(T0));
+    fold.open(time(T0), &Observed::default());
     fold.checkpoint(time(T0))
 }
 
@@ -153,7 +153,7 @@ fn pods_that_warm_up_get_their_share_too() {
     let all = requests(60, 0.1, 750.0, 1);
     let mut observed = pods(LONG_AGO);
     let canary = observed.revisions.get_mut("new").unwrap();
-    canary.pods.insert("shop-new-1".to_owned(), Pod { ready_at: Some(time(T0 + 3_600 * SECOND)) });
+    canary.pods.insert("shop-new-1".to_owned(), ready_since(T0 + 3_600 * SECOND));
     let start = opened(&plan, WEIGHT);
     let mut fold = Fold::new(&plan, &start, Percent::from_basis_points(WEIGHT), Percent::FULL);
     fold.take(&samples(start.folded_until, T0 + 900 * SECOND, &all), &observed, &cohorts());
