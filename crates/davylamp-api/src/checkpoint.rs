@@ -55,13 +55,15 @@ pub struct Checkpoint {
     /// Of the split of the traffic; absent where no metric counts requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<SplitCheckpoint>,
+    /// When the newest pod was made that was there when the weight became effective, ms since 1970.
+    #[serde(default)]
+    pub newest: i64,
     /// Since when young pods are ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub young: BTreeMap<String, i64>,
-    /// The target that is used, for pods with more than one: by "metric pod", the time in ms since when, a space, and
-    /// its labels.
+    /// Of pods with more than one target, by "metric pod": up to when it has counted, ms since 1970.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub targets: BTreeMap<String, String>,
+    pub targets: BTreeMap<String, i64>,
 }
 
 /// Time in a row, in ms, in which something was not seen; and what was seen meanwhile.

@@ -78,6 +78,8 @@ names! {
         SettleTime,
         /// Data is being collected.
         Collecting,
+        /// The incident that held the run is over; that the canary is good enough must be shown anew.
+        IncidentOver,
         /// The evidence of a step, or its hold without metrics, sufficed.
         StepPassed,
         /// The last step has passed.

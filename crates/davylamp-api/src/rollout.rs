@@ -262,7 +262,8 @@ pub struct Analysis {
     /// For every pause that the controller makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
-    /// Samples of pods younger than this are left out, in both cohorts. Default 2m.
+    /// Samples of pods that have been ready for less than this are left out, in both cohorts; each pod warms up once in a step.
+    /// Default 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Duration>,
     /// Samples so soon after a change of weight are left out. Default 30s.

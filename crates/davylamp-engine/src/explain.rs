@@ -756,7 +756,8 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
     }
     let (status, reason, message) = match source_usable_of(pass) {
         Err((reason, message)) => (false, reason, message),
-        Ok(()) => incomparable(pass)
+        Ok(()) => found_before(pass)
+            .or_else(|| incomparable(pass))
             .or_else(|| duplicates(pass))
             .or_else(|| wrong_split(pass))
             .or_else(|| no_series(pass))
@@ -781,6 +782,15 @@ fn outlook(pass: &Pass<'_>) -> (bool, Reason, String) {
         Some(outlook) => (false, Reason::TooLittleTraffic, outlook.text.clone()),
         None => (true, Reason::AsExpected, answers),
     }
+}
+
+/// What is found in rounds stands until others are folded.
+fn found_before(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
+    pass.fold.as_ref().filter(|fold| fold.is_open() && !fold.moved())?;
+    let before = conditions::get(&pass.status.conditions, ConditionType::AnalysisReady)?;
+    let found = [Reason::DuplicateTargets, Reason::BucketsDiffer];
+    let reason = found.into_iter().find(|reason| before.reason == reason.as_str())?;
+    Some((before.status == "True", reason, before.message.clone()))
 }
 
 fn duplicates(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use davylamp_api::Instant;
 use davylamp_api::checkpoint::{Checkpoint, Silence};
+use davylamp_api::conditions::Reason;
 use davylamp_api::run::{ExpressionRecord, GaugeRecord, MOST_YOUNG, MetricRecord, SplitRecord};
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::{IncidentStatus, MetricStatus};
@@ -39,6 +40,8 @@ const EXPECTED: f64 = 10.0;
 const MOST: f64 = 9_007_199_254_740_992.0;
 /// The last moment of year 9999, ms since 1970.
 const LATEST: i64 = 253_402_300_799_999;
+/// Targets that are remembered because a pod has more than one; what is left out of more is up to a scrape a minute.
+const MOST_DOUBLED: usize = 64;
 /// When a pod is taken to become ready that is not, ms since 1970: year 9999.
 const UNREADY: i64 = 253_370_764_800_000;
 /// Gauges are looked at each time that a weight has been effective for so much longer, ms.
@@ -124,6 +127,7 @@ impl<'a> Fold<'a> {
         self.checkpoint.folded_until = t0 + (from - t0).div_euclid(self.interval) * self.interval;
         self.checkpoint.silent = Silence::default();
         self.split.iter_mut().for_each(Split::begin);
+        self.checkpoint.targets.clear();
         let warm = from - self.plan.warmup;
         self.checkpoint.young.retain(|_, ready| (warm + 1..UNREADY).contains(ready));
         self.remember_young(observed, true);
@@ -170,6 +174,12 @@ impl<'a> Fold<'a> {
         self.folded += 1;
         self.checkpoint.folded_until = round.end;
         let age = round.end - self.checkpoint.t0;
+        let known = &mut self.checkpoint.targets;
+        for (key, last) in &round.doubled {
+            if known.len() < MOST_DOUBLED || known.contains_key(key) {
+                known.insert(key.clone(), *last);
+            }
+        }
         if let Some(split) = &mut self.split {
             split.take(&round.requests, round.end, age, self.interval, self.share);
         }
@@ -356,9 +366,25 @@ impl<'a> Fold<'a> {
     }
 
     /// Objectives and the split are tested anew.
-    pub(crate) fn forgive(&mut self) {
+    fn forgive(&mut self) {
         self.split.iter_mut().for_each(Split::forgive);
         self.metrics.iter_mut().filter_map(|metric| metric.limit.as_mut()).for_each(limit::Limit::forgive);
+    }
+
+    /// That the canary is good enough must be shown anew: what failed for both versions says that they are alike.
+    fn prove_anew(&mut self) {
+        for (metric, plan) in self.metrics.iter_mut().zip(&self.plan.metrics) {
+            metric.prove_anew(plan, self.next_weight);
+        }
+    }
+
+    /// What a decision changes in the evidence.
+    pub(crate) fn decided(&mut self, rule: &str) {
+        if rule == Reason::Promote.as_str() {
+            self.forgive();
+        } else if rule == Reason::IncidentOver.as_str() {
+            self.prove_anew();
+        }
     }
 
     /// Each metric that decides is shown not to be worse than the margin of this step.

@@ -159,18 +159,17 @@ pub(crate) fn goes_on(pass: &mut Pass<'_>, at: Instant) -> bool {
     let held = pass.status.held.take();
     pass.at = at;
     let over = explain::over(pass);
-    let safe = pass.fold.as_ref().is_some_and(Fold::safe);
     let from = held.as_ref().map(|held| (held.from, held.reason));
     match from {
         _ if pass.weight() < pass.step_weight() => {
             steps::scale(pass, Reason::ScalingPods, &over);
         }
-        Some((StateName::Promoting, reason)) if safe || reason != Reason::LastStepPassed => {
+        Some((StateName::Promoting, reason)) if reason != Reason::LastStepPassed => {
             let deadline = pass.progress_deadline();
             pass.go(StateName::Promoting, reason, Some(deadline), over);
         }
         Some(_) | None => {
-            steps::judge_from_now(pass, &over);
+            steps::judge_from_now(pass, Reason::IncidentOver, &over);
             // `hold.max` stood still.
             let judged = held.map_or(0, |held| held.judged.max(0));
             if let Some(state) = &mut pass.status.state {

@@ -169,11 +169,8 @@ impl<'a> Pass<'a> {
                 first.record.gap = Some(true);
             }
         }
-        // Whoever promotes knows of it. The record says so, for who computes it again.
-        if reason == Reason::Promote
-            && let Some(fold) = &mut self.fold
-        {
-            fold.forgive();
+        if let Some(fold) = &mut self.fold {
+            fold.decided(reason.as_str());
         }
     }
 

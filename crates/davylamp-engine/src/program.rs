@@ -12,8 +12,8 @@ use std::fmt;
 use davylamp_api::RolloutSpec;
 use davylamp_api::revision;
 use davylamp_api::rollout::{
-    Analysis, Approval, Baseline, Canary, CohortBy, Cohorts, Count, Hold, Metric, OnInconclusive, OnNoData,
-    OnNoTraffic, RouteRef, SplitAction, Step, Strategy, Then,
+    Analysis, Approval, Baseline, Canary, CohortBy, Cohorts, Count, Hold, Metric, MetricRole, OnInconclusive,
+    OnNoData, OnNoTraffic, RouteRef, SplitAction, Step, Strategy, Then,
 };
 use davylamp_api::run::{Calibrated, Sampling};
 use davylamp_api::scalar::{Duration, Percent};
@@ -582,6 +582,10 @@ pub(crate) fn compared(
     if kinds.iter().filter(|kind| **kind).count() != 1 {
         let remedy = "write one of ratio, count, throughput, distribution, gauge and expression";
         problems.push(problem(path, "not one kind", remedy));
+    }
+    if metric.role == Some(MetricRole::Critical) && (gauge.is_some() || expression.is_some()) {
+        let remedy = "write gating, or leave it out: only what is counted shares falseRollbackRate so";
+        problems.push(problem(&format!("{path}.role"), "critical", remedy));
     }
     match (gauge, expression) {
         (None, None) => Compared::Counts(metric_plan(path, metric, impact, problems)),

@@ -29,6 +29,8 @@ pub struct Replay<'a> {
     conduct: &'a Conduct,
     records: &'a [DecisionRecord],
     fold: Fold<'a>,
+    /// The weight of which data counts.
+    opened: &'a str,
     /// From when on metrics were read as sums.
     summed: BTreeMap<String, i64>,
     cohorts: Named,
@@ -95,6 +97,7 @@ impl<'a> Replay<'a> {
             conduct,
             records,
             fold,
+            opened: "",
             summed,
             cohorts: Named::of(&spec.rollout, &spec.hash, &baseline, spec.services.as_ref()),
         })
@@ -118,13 +121,14 @@ impl<'a> Replay<'a> {
             self.records = rest;
             if settling {
                 self.open(record, rest);
+            } else if self.opened != record.weight {
+                // Another weight was written meanwhile.
+                self.fold.close();
             }
             let has_evidence =
                 !record.metrics.is_empty() || !record.gauges.is_empty() || !record.expressions.is_empty();
             let checked = has_evidence.then(|| Box::new(self.check(record)));
-            if record.rule == Reason::Promote.as_str() {
-                self.fold.forgive();
-            }
+            self.fold.decided(&record.rule);
             if let Some(checked) = checked {
                 return Next::Checked(checked);
             }
@@ -150,7 +154,8 @@ impl<'a> Replay<'a> {
     }
 
     /// A weight became effective.
-    fn open(&mut self, record: &DecisionRecord, rest: &[DecisionRecord]) {
+    fn open(&mut self, record: &'a DecisionRecord, rest: &[DecisionRecord]) {
+        self.opened = &record.weight;
         let Some(after) = record.after.map(Instant::as_millisecond) else { return };
         let step = usize::try_from(record.step).unwrap_or(0);
         let next = self.conduct.steps.get(step).map_or(Percent::FULL, |step| step.weight);

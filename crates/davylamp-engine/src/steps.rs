@@ -173,7 +173,7 @@ pub(crate) fn settling(pass: &mut Pass<'_>) -> bool {
     if incidents::is_reason(pass.reason()) {
         incidents::settled(pass);
     } else if pass.fold.is_some() {
-        judge_from_now(pass, "data counts from now on");
+        judge_from_now(pass, Reason::Collecting, "data counts from now on");
     } else {
         let hold = pass.step().map_or(0, |s| s.hold_max);
         let message = "no metrics: the step advances on pod health alone".to_owned();
@@ -184,12 +184,12 @@ pub(crate) fn settling(pass: &mut Pass<'_>) -> bool {
 
 /// Enters Judging at `pass.at`; `hold.min` and `hold.max` begin. The deadline is for a source that says nothing, not
 /// even that it fails: data time stands still then.
-pub(crate) fn judge_from_now(pass: &mut Pass<'_>, message: &str) {
+pub(crate) fn judge_from_now(pass: &mut Pass<'_>, reason: Reason, message: &str) {
     let hold = pass.step().map_or(0, |s| s.hold_max);
     let sampling = pass.conduct.and_then(|c| c.analysis.sampling).unwrap_or_default();
     let behind = sampling.delay.millis() + 2 * sampling.scrape_interval.millis();
     let deadline = hold + behind + SOURCE_PATIENCE;
-    pass.go(StateName::Judging, Reason::Collecting, Some(deadline), message.to_owned());
+    pass.go(StateName::Judging, reason, Some(deadline), message.to_owned());
 }
 
 /// Rule 1, in every state in which the canary carries weight: folds what there is and rolls back on evidence. And what
@@ -486,7 +486,7 @@ pub(crate) fn paused(pass: &mut Pass<'_>) -> bool {
             || (reason == Reason::SourceUnavailable && !failing);
         if again {
             pass.at = at;
-            judge_from_now(pass, "there is data again");
+            judge_from_now(pass, Reason::Collecting, "there is data again");
             return true;
         }
         if reason == Reason::TrafficSplit && !pass.fold.as_ref().is_some_and(Fold::is_misrouted) {
@@ -495,7 +495,7 @@ pub(crate) fn paused(pass: &mut Pass<'_>) -> bool {
             if pass.weight() < pass.step_weight() {
                 scale(pass, Reason::ScalingPods, message);
             } else {
-                judge_from_now(pass, message);
+                judge_from_now(pass, Reason::Collecting, message);
             }
             return true;
         }

@@ -297,8 +297,12 @@ impl MetricFold {
         self.block_until = 0;
     }
 
-    pub(super) fn begin_step(&mut self, plan: &MetricPlan, next_weight: f64) {
+    pub(super) fn prove_anew(&mut self, plan: &MetricPlan, next_weight: f64) {
         self.safe = non_inferiority(plan, next_weight, self.pods);
+    }
+
+    pub(super) fn begin_step(&mut self, plan: &MetricPlan, next_weight: f64) {
+        self.prove_anew(plan, next_weight);
         if let Test::Score(score) = &mut self.test {
             score.above = None;
         }

@@ -11,8 +11,6 @@ use crate::decision::Named;
 use crate::observed::{Increment, Observed, Samples};
 use crate::program::{Exposure, MetricPlan};
 
-/// Bytes of remembered targets, about.
-const TARGETS: usize = 4_096;
 /// Pods that are remembered as young.
 const YOUNG: usize = 200;
 /// Rounds that one pass folds at most; the rest follows in the next.
@@ -29,6 +27,8 @@ pub(super) struct Round {
     pub(super) requests: Requests,
     /// By expression: its value at the end.
     pub(super) numbers: Vec<Option<f64>>,
+    /// Of "metric pod" with more than one target: up to when it has counted.
+    pub(super) doubled: Vec<(String, i64)>,
     pub(super) canary_present: bool,
     pub(super) baseline_present: bool,
     /// Requests after the settle time, of pods that are not yet warm as well.
@@ -65,6 +65,11 @@ impl Round {
             *seen = if *seen < 1.0 { 0.0 } else { *seen };
         }
     }
+}
+
+/// Two of them overlap.
+fn is_doubled(increments: &[&Increment]) -> bool {
+    increments.windows(2).any(|pair| pair[1].from < pair[0].to)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a time in ms")]
@@ -105,7 +110,7 @@ impl Fold<'_> {
             }
             let background = self.metrics[m].background.unwrap_or(0.0);
             for OfPod { canary, increments, warm, .. } in
-                self.pods(&metric.name, samples, observed, cohorts, warms)
+                self.pods(&metric.name, samples, observed, cohorts, warms, &mut rounds)
             {
                 // The last round in which the pod counted, and was there.
                 let (mut counted, mut present) = (None, None);
@@ -143,7 +148,7 @@ impl Fold<'_> {
             let heard = self.plan.metrics.is_empty();
             for (name, divides) in [(plan.name.clone(), false), (plan.divisor(), true)] {
                 for OfPod { pod, canary, increments, warm } in
-                    self.pods(&name, samples, observed, cohorts, true)
+                    self.pods(&name, samples, observed, cohorts, true, &mut rounds)
                 {
                     for increment in increments {
                         let at = usize::try_from(self.index(increment.to) - first).ok();
@@ -195,6 +200,7 @@ impl Fold<'_> {
         observed: &Observed,
         cohorts: &Named,
         warms: bool,
+        rounds: &mut [Round],
     ) -> Vec<OfPod<'t>> {
         let mut all = Vec::new();
         for (pod, targets) in samples.metrics.get(name).iter().flat_map(|metric| &metric.pods) {
@@ -203,9 +209,7 @@ impl Fold<'_> {
                 continue;
             };
             let warm = if warms { self.warm_at(pod, observed) } else { Some(i64::MIN) };
-            let Some((increments, after)) = self.choose(name, pod, targets) else { continue };
-            let until = self.checkpoint.folded_until;
-            let increments = increments.iter().filter(|i| i.to > until && i.from >= after).collect();
+            let increments = self.choose(name, pod, targets, rounds);
             all.push(OfPod { pod: end, canary: own.is_some(), increments, warm });
         }
         all
@@ -220,50 +224,70 @@ impl Fold<'_> {
         self.checkpoint.t0 + (index + 1) * self.interval
     }
 
-    /// The increments of one target of the pod, and the time from which they may begin: never two targets for one
-    /// stretch of time, which would double the evidence.
+    /// One increment after the other of whichever target: never two for one stretch of time, which would double the evidence.
+    /// Of two that are scraped all the time it stays with one. Depends on what ends in each round, not on when it was read.
     fn choose<'t>(
         &mut self,
         metric: &str,
         pod: &str,
         targets: &'t BTreeMap<String, Vec<Increment>>,
-    ) -> Option<(&'t [Increment], i64)> {
+        rounds: &mut [Round],
+    ) -> Vec<&'t Increment> {
+        let until = self.checkpoint.folded_until;
+        let live = || targets.values().filter(|increments| !increments.is_empty());
         let key = format!("{metric} {pod}");
-        let live = |target: &str| targets.get(target).map(Vec::as_slice).filter(|i| !i.is_empty());
-        if targets.values().filter(|increments| !increments.is_empty()).count() > 1 {
-            self.duplicates.insert(pod.to_owned());
+        let mut last = self.checkpoint.targets.get(&key).copied();
+        let mut all: Vec<&Increment> = live().flatten().filter(|i| i.to > until).collect();
+        if last.is_none() && live().nth(1).is_none() {
+            return all;
         }
-        let kept = self.checkpoint.targets.get(&key).and_then(|kept| kept.split_once(' '));
-        if let Some((after, target)) = kept
-            && let (Ok(after), Some(increments)) = (after.parse(), live(target))
-        {
-            return Some((increments, after));
+        // Those of one target follow each other; of equal ends the order of the targets stays.
+        all.sort_by_key(|increment| increment.to);
+        let (t0, interval) = (self.checkpoint.t0, self.interval);
+        let index = |at: i64| (at - t0 - 1).div_euclid(interval);
+        let first = index(until + 1);
+        let mut chosen = Vec::with_capacity(all.len());
+        for of_round in all.chunk_by(|a, b| index(a.to) == index(b.to)) {
+            let at = of_round.first().and_then(|one| usize::try_from(index(one.to) - first).ok());
+            let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { break };
+            let begin = round.end - interval;
+            if is_doubled(of_round) {
+                self.duplicates.insert(pod.to_owned());
+                // Which of them counted until now is not known: what is of two may be left out, and is not doubled.
+                last = last.or_else(|| of_round.iter().map(|one| one.from).filter(|from| *from < begin).max());
+                last = last.or(Some(begin));
+            }
+            for one in of_round {
+                if last.is_none_or(|last| one.from >= last) {
+                    chosen.push(*one);
+                    last = last.map(|_| one.to);
+                }
+            }
+            round.doubled.extend(last.map(|last| (key.clone(), last)));
         }
-        let mut all = targets.iter().filter(|(_, increments)| !increments.is_empty());
-        let (target, increments) = all.next()?;
-        if all.next().is_none() && kept.is_none() {
-            return Some((increments, i64::MIN));
-        }
-        let after = self.checkpoint.folded_until;
-        let known = &mut self.checkpoint.targets;
-        if known.values().map(String::len).sum::<usize>() < TARGETS || known.contains_key(&key) {
-            known.insert(key, format!("{after} {target}"));
-        }
-        Some((increments, after))
+        chosen
     }
 
     /// Whether a pod is young in a step is told once, when the step begins or the pod is new: one that is not ready later has served
     /// as the others, and what made it fail must not be left out. A pod keeps the moment when it was first ready.
     pub(super) fn remember_young(&mut self, observed: &Observed, begins: bool) {
+        let pods = || observed.revisions.values().flat_map(|r| &r.pods);
+        if begins {
+            // By the clock of the API server, not ours.
+            let newest = pods().map(|(_, pod)| pod.created_at.as_millisecond()).max();
+            self.checkpoint.newest = newest.unwrap_or(0);
+        }
+        let (warm, newest) = (self.checkpoint.from - self.plan.warmup, self.checkpoint.newest);
         let young = &mut self.checkpoint.young;
-        // Kubernetes' times are in whole seconds.
-        let (warm, opened) = (self.checkpoint.from - self.plan.warmup, self.checkpoint.t0 - 1_000);
-        for (name, pod) in observed.revisions.values().flat_map(|r| &r.pods) {
+        for (name, pod) in pods() {
             let ready = pod.ready_at.map_or(UNREADY, Instant::as_millisecond);
             if let Some(known) = young.get_mut(name) {
-                *known = ready.min(*known);
+                if *known == UNREADY && ready < UNREADY {
+                    // What was folded meanwhile was left out.
+                    *known = ready.max(self.checkpoint.folded_until - self.plan.warmup);
+                }
             } else if ready > warm
-                && (begins || pod.created_at.as_millisecond() > opened)
+                && (begins || pod.created_at.as_millisecond() > newest)
                 && young.len() < YOUNG
             {
                 young.insert(name.clone(), ready);

@@ -309,6 +309,23 @@ fn a_second_target_that_comes_later_adds_nothing() {
 }
 
 #[test]
+fn a_scrape_that_is_missed_is_taken_from_the_other_target_and_never_twice() {
+    let plan = plan();
+    let mut all = world(&[(5.0, 100.0); 12], &[(1.0, 100.0); 12]);
+    let (_, once) = fold(&plan, &opened(&plan), T0 + 180 * SECOND, &all, &pods(LONG_AGO));
+    let targets = all.get_mut("shop-new-1").unwrap();
+    targets.insert("b".to_owned(), scraped(11_000, &[(5.0, 100.0); 12]));
+    // One scrape of the first is missed: its next increment is of both.
+    let first = targets.get_mut("a").unwrap();
+    let missed = first.remove(6);
+    first[6] =
+        Increment { from: missed.from, events: missed.events * 2.0, total: missed.total * 2.0, ..first[6].clone() };
+    let (_, twice) = fold(&plan, &opened(&plan), T0 + 180 * SECOND, &all, &pods(LONG_AGO));
+    let lost = exposure(&once).0 - exposure(&twice).0;
+    assert!((0.0..=100.0).contains(&lost), "{lost}");
+}
+
+#[test]
 fn late_samples_are_dropped_with_both_their_counts() {
     let plan = plan();
     let mut all = world(&[(0.0, 100.0); 8], &[(0.0, 100.0); 8]);
@@ -412,6 +429,8 @@ proptest! {
         canary in counts(),
         baseline in counts(),
         double in any::<bool>(),
+        missed in prop::collection::btree_set(0_usize..30, 0..6),
+        gone in 10_usize..40,
         mut polls in prop::collection::vec(0_i64..460, 1..40),
     ) {
         let (plan, observed) = (plan(), pods(T0 - 20 * SECOND));
@@ -420,6 +439,13 @@ proptest! {
             let targets = all.get_mut("shop-new-1").unwrap();
             let second = scraped(11_000, &canary);
             targets.insert("b".to_owned(), second);
+            let first = targets.get_mut("a").unwrap();
+            first.truncate(gone);
+            let mut n = 0;
+            first.retain(|_| {
+                n += 1;
+                !missed.contains(&(n - 1))
+            });
         }
         let end = T0 + 460 * SECOND;
         let (looks, once) = fold(&plan, &opened(&plan), end, &all, &observed);

@@ -314,10 +314,6 @@ pub(super) fn told(path: &str, metric: &Metric, problems: &mut Vec<Problem>) -> 
 
 /// What only some kinds have.
 pub(super) fn refuse_others(path: &str, metric: &Metric, problems: &mut Vec<Problem>) {
-    if metric.role == Some(MetricRole::Critical) {
-        let remedy = "write gating, or leave it out: only what is counted shares falseRollbackRate so";
-        problems.push(problem(&format!("{path}.role"), "critical", remedy));
-    }
     if metric.goal.is_some() && metric.count.is_none() {
         problems.push(problem(&format!("{path}.goal"), "not of a count", "leave it out here"));
     }

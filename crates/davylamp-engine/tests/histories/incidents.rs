@@ -43,6 +43,54 @@ fn an_incident_of_the_baseline_is_held_and_survived() {
     is_recomputed(&world, &run);
 }
 
+/// What fails for both versions says that they are alike.
+#[test]
+fn an_incident_proves_no_canary_good() {
+    let hold = Some(Hold { min: Some(secs(120)), max: Some(secs(3_600)) });
+    let mut world = World::settled(spec(&[step("5%"), Step { hold, ..step("50%") }], true));
+    world.usual = Some(0.01);
+    world.release(2);
+    world.until(StateName::Judging);
+    let run = run(&world);
+    world.until(StateName::Scaling);
+    world.until(StateName::Shifting);
+    // Worse than the margin of the last step, 1.5.
+    world.versions.get_mut(&hash(2)).unwrap().error_rate = 0.016;
+    world.until(StateName::Judging);
+    world.run_for(2 * MINUTE);
+    world.around = 0.2;
+    world.until(StateName::Holding);
+    assert_eq!((reason(&world), world.weight()), ("Incident", 5_000));
+    world.run_for(10 * MINUTE);
+    world.around = 0.0;
+    world.until(StateName::Judging);
+    assert_eq!(reason(&world), "IncidentOver");
+    world.until(StateName::Degraded);
+    assert!(world.records.iter().any(|record| record.rule == "Regression"), "{:?}", world.trace);
+    is_recomputed(&world, &run);
+}
+
+/// Of one that was on when the last step had passed.
+#[test]
+fn an_incident_before_the_end_sends_the_last_step_back_to_be_judged() {
+    let mut world = World::settled(spec(&[step("50%")], true));
+    world.usual = Some(0.01);
+    world.release(2);
+    world.until(StateName::Judging);
+    let run = run(&world);
+    // The last pods take long.
+    world.versions.get_mut(&hash(2)).unwrap().ready_after = Some(4 * MINUTE);
+    world.until(StateName::Promoting);
+    world.around = 0.2;
+    world.until(StateName::Holding);
+    assert_eq!((reason(&world), world.weight()), ("Incident", 5_000));
+    world.around = 0.0;
+    world.until(StateName::Judging);
+    world.until(StateName::Promoting);
+    world.until(StateName::Finalising);
+    is_recomputed(&world, &run);
+}
+
 #[test]
 fn without_history_the_first_minutes_say_what_is_usual() {
     let mut world = long_steps(None);

@@ -217,10 +217,21 @@ fn a_growth_decides_among_pods_of_one_age() {
 }
 
 #[test]
+fn only_what_is_counted_can_be_critical() {
+    for metric in [
+        json!({"name": "memory", "gauge": {"query": "memory_bytes"}, "role": "critical"}),
+        json!({"name": "lag", "expression": {"query": "lag_seconds", "max": 5}, "role": "critical"}),
+    ] {
+        let problems = compiled("stable", &json!([metric])).err().unwrap();
+        assert_eq!(problems[0].path, "spec.analysis.metrics[0].role", "{problems:?}");
+    }
+}
+
+#[test]
 fn what_does_not_fit_the_baseline_is_refused() {
     let gates = json!([
         {"name": "errors", "ratio": {"events": "errors_total", "total": "requests_total"}},
-        {"name": "memory", "gauge": {"query": "memory_bytes", "compare": "growth"}, "role": "critical"},
+        {"name": "memory", "gauge": {"query": "memory_bytes", "compare": "growth"}, "role": "gating"},
     ]);
     let share = json!([{"name": "orders", "count": {"events": "orders_total"}}]);
     for (baseline, metrics, path) in [
