@@ -219,3 +219,29 @@ fn a_violated_objective_pauses_until_somebody_goes_on() {
     world.until(StateName::Finalising);
     is_recomputed(&world, &run);
 }
+
+/// A second record says that it was promoted, which nobody asked for anew.
+#[test]
+fn a_full_promotion_that_is_interrupted_is_recomputed() {
+    let mut spec = spec(&[step("25%"), step("50%")], true);
+    spec.analysis.as_mut().unwrap().slos =
+        serde_json::from_value(serde_json::json!([{"metric": "errors", "objective": "99%", "burnRate": 2}]))
+            .unwrap();
+    let mut world = World::settled(spec);
+    world.release(2);
+    world.until(StateName::Judging);
+    let run = run(&world);
+    world.run_for(MINUTE);
+    world.versions.get_mut(&hash(2)).unwrap().ready_after = None;
+    world.act(Verb::Promote, world.status.run.clone(), None, true);
+    world.until(StateName::Promoting);
+    world.run_for(MINUTE);
+    world.lose_pods(&hash(2), 3);
+    world.until(StateName::Holding);
+    world.run_for(MINUTE);
+    world.heal_version(&hash(2));
+    world.until(StateName::Finalising);
+    let promoted = world.records.iter().filter(|record| record.rule == "Promote").count();
+    assert_eq!(promoted, 2, "{:?}", world.trace);
+    is_recomputed(&world, &run);
+}
