@@ -773,6 +773,10 @@ fn wrong_split(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
     Some((!fold.is_misrouted(), Reason::TrafficSplit, format!("{}: {WRONG_SPLIT}", split(pass))))
 }
 
+/// Nothing is asked then.
+const AT_REST: &str = "a metric source is there, and is asked in a run; how long the steps of one take, and whether they can be \
+                       judged, says: kubectl davylamp plan -f ROLLOUT --prometheus URL";
+
 /// Whether the steps of the run can be judged, as far as that is known.
 fn outlook(pass: &Pass<'_>) -> (bool, Reason, String) {
     let answers = "the metric source answers".to_owned();
@@ -780,7 +784,8 @@ fn outlook(pass: &Pass<'_>) -> (bool, Reason, String) {
     match of_run.and_then(|analysis| analysis.outlook.as_ref()) {
         Some(outlook) if outlook.judged => (true, Reason::AsExpected, format!("{answers}; {}", outlook.text)),
         Some(outlook) => (false, Reason::TooLittleTraffic, outlook.text.clone()),
-        None => (true, Reason::AsExpected, answers),
+        None if pass.observed.samples.is_some() => (true, Reason::AsExpected, answers),
+        None => (true, Reason::AsExpected, AT_REST.to_owned()),
     }
 }
 

@@ -555,6 +555,7 @@ fn ten_metrics_fit_into_a_status() {
     world.until(StateName::Finalising);
     world.until(StateName::Healthy);
     assert_eq!(stable(&world), hash(2));
+    assert!(world.records.iter().all(|record| record.gap.is_none()), "no evidence is left out");
 }
 
 #[test]
