@@ -203,7 +203,8 @@ impl Lesson {
     }
 }
 
-fn is_too_wide(error: &QueryError) -> bool {
+/// A shorter window may be answered.
+pub(super) fn is_too_wide(error: &QueryError) -> bool {
     matches!(error, QueryError::TooLarge(_) | QueryError::TooManySamples(_) | QueryError::Timeout)
 }
 

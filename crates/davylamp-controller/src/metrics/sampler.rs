@@ -22,12 +22,14 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::batch::{Failure, Texts, fetch, texts};
-use super::history::{Lesson, Step, WantedHistory};
+use super::history::{Lesson, Step, WantedHistory, is_too_wide};
 use super::{MetricsApi, QueryError};
 use crate::clock::Clock;
 use crate::key::Key;
 
-/// A window is not longer than this: after a pause, the next follows when the engine has read it.
+/// A window is not longer than this: after a pause, the next follows when the engine has read it. One that was too wide is
+/// halved, down to one scrape, and read piece by piece: each begins where the one before ended, for the engine moves `since`
+/// only once a minute.
 const LONGEST_WINDOW_MS: i64 = 600_000;
 /// So many rounds are read at once, where each is a question of its own.
 const LONGEST_ROUNDS: i64 = 20;
@@ -82,6 +84,8 @@ struct Rollout {
     samples: Option<Arc<Samples>>,
     /// The metrics that had too many series to read each.
     summed: BTreeSet<String>,
+    /// No more is asked for at once, ms.
+    window: i64,
 }
 
 struct Source {
@@ -188,6 +192,7 @@ impl Rollout {
         let known = before.as_ref().filter(|_| continues).map(|before| Arc::clone(&before.texts));
         let texts = known.unwrap_or_else(|| Arc::new(texts(namespace, &wanted)));
         let summed = before.as_ref().filter(|_| continues).map(|before| before.summed.clone());
+        let window = before.as_ref().filter(|_| continues).map_or(LONGEST_WINDOW_MS, |before| before.window);
         let mut samples = before.and_then(|before| before.samples);
         let due = match &samples {
             Some(samples) if continues => wanted.readable_after(samples.until),
@@ -200,7 +205,7 @@ impl Rollout {
             });
         }
         let summed = summed.unwrap_or_default();
-        Self { wanted: Arc::new(wanted), texts, due, running: None, samples, summed }
+        Self { wanted: Arc::new(wanted), texts, due, running: None, samples, summed, window }
     }
 
     fn cancel(&self) {
@@ -209,10 +214,12 @@ impl Rollout {
         }
     }
 
-    /// Returns whether the Rollout is to be woken.
-    fn settle(&mut self, key: &Key, outcome: Result<Samples, Failure>, clock: Clock) -> bool {
+    /// What came of the question for so many ms. Returns whether the Rollout is to be woken.
+    fn settle(&mut self, key: &Key, asked: i64, outcome: Result<Samples, Failure>, clock: Clock) -> bool {
         self.running = None;
-        self.due = self.wanted.due_after(clock.now_ms());
+        let now = clock.now_ms();
+        let soon = now.saturating_add(SHORTEST_INTERVAL_MS);
+        self.due = self.wanted.due_after(now);
         let was_failing = self.samples.as_ref().and_then(|samples| samples.failing.clone());
         match outcome {
             Ok(samples) => {
@@ -224,6 +231,12 @@ impl Rollout {
                     );
                 }
                 self.summed.clone_from(&samples.summed);
+                if self.window < LONGEST_WINDOW_MS {
+                    if samples.until < self.wanted.latest() {
+                        self.due = self.wanted.readable_after(samples.until).max(soon);
+                    }
+                    self.window = self.window.saturating_mul(2).min(LONGEST_WINDOW_MS);
+                }
                 self.samples = Some(Arc::new(samples));
                 true
             }
@@ -231,6 +244,14 @@ impl Rollout {
                 let since = self.wanted.query.since;
                 let first = was_failing.is_none();
                 self.summed.extend(failure.summed.iter().cloned());
+                if is_too_wide(&failure.error) && asked > self.wanted.interval() {
+                    self.window = (asked / 2).max(self.wanted.interval());
+                    self.due = soon;
+                    // It has answered: less is asked for. A source that says nothing may be away, whatever is asked.
+                    if !matches!(*failure.error, QueryError::Timeout) {
+                        return false;
+                    }
+                }
                 if first {
                     let (reason, error) = (failure.error.reason(), &failure);
                     tracing::info!(
@@ -254,16 +275,32 @@ impl Rollout {
 }
 
 impl Wanted {
-    /// The newest data time that may be read, within the longest window, when so much is known.
-    fn until(&self, now: i64, known: Option<&Samples>) -> i64 {
+    /// Between two scrapes, ms.
+    fn interval(&self) -> i64 {
+        self.query.scrape_interval_ms.max(SHORTEST_INTERVAL_MS)
+    }
+
+    /// Nothing after this is read before `since` moves.
+    const fn latest(&self) -> i64 {
+        self.query.since.saturating_add(LONGEST_WINDOW_MS)
+    }
+
+    /// What is read next when so much is known, after the first time and up to the second: all since `since`; or in a narrower
+    /// window what is not known yet, from the end of a round on.
+    fn span(&self, now: i64, known: Option<&Samples>, window: i64) -> (i64, i64) {
         let newest = now.saturating_sub(self.query.delay_ms);
-        let interval = self.query.scrape_interval_ms.max(SHORTEST_INTERVAL_MS);
+        let interval = self.interval();
         let is_expression = |query: &MetricQuery| matches!(query, MetricQuery::Expression { .. });
         let asks_each_round = self.query.metrics.values().any(is_expression);
         let since = self.query.since;
         let known_until = known.map_or(since, |known| known.until.max(since));
         let rounds = if asks_each_round { LONGEST_ROUNDS.saturating_mul(interval) } else { i64::MAX };
-        newest.min(known_until.saturating_add(rounds)).min(since.saturating_add(LONGEST_WINDOW_MS))
+        let until = newest.min(known_until.saturating_add(rounds)).min(self.latest());
+        if window >= LONGEST_WINDOW_MS {
+            return (since, until);
+        }
+        let from = known_until.saturating_sub(known_until.saturating_sub(since).rem_euclid(interval));
+        (from, until.min(from.saturating_add(window)))
     }
 
     /// The same is wanted as before, from the same time or a later one. What is to be read as sums is learnt from what was read
@@ -276,8 +313,8 @@ impl Wanted {
 
     /// When the round of scrapes that ends after that data time can be read. Rounds are counted from `since`.
     fn readable_after(&self, at: i64) -> i64 {
-        let Query { since, delay_ms, scrape_interval_ms, .. } = self.query;
-        let interval = scrape_interval_ms.max(SHORTEST_INTERVAL_MS);
+        let Query { since, delay_ms, .. } = self.query;
+        let interval = self.interval();
         let rounds = at.saturating_sub(since).div_euclid(interval).max(0).saturating_add(1);
         since.saturating_add(rounds.saturating_mul(interval)).saturating_add(delay_ms)
     }
@@ -326,6 +363,8 @@ enum Answered {
     Samples {
         key: Key,
         wanted: Arc<Wanted>,
+        /// Of so many ms.
+        asked: i64,
         outcome: Result<Samples, Failure>,
     },
     /// A window of the past, which begins there.
@@ -436,9 +475,8 @@ impl Inner {
         let (question, texts) = (lesson.question(since), Arc::clone(&lesson.texts));
         let patience = lesson.patience(now);
         let (batch, handle) = abortable(async move {
-            // A shorter window helps when an answer is too long.
-            let too_many = |error: &QueryError| matches!(error, QueryError::TooManySeries { .. });
-            let outcome = timeout(patience, fetch(&*api, &texts, &question, until, None, too_many)).await;
+            let asked = fetch(&*api, &texts, &question, until, None, has_many_series);
+            let outcome = timeout(patience, asked).await;
             let outcome = outcome.unwrap_or_else(|_| Err(Failure::of_source(&question, QueryError::Timeout)));
             Answered::Past { key, wanted, since, outcome }
         });
@@ -452,8 +490,8 @@ impl Inner {
             let key = next_due(&state.rollouts, source, served, now)?;
             let rollout = state.rollouts.get_mut(&key)?;
             let known = rollout.samples.clone();
-            let until = rollout.wanted.until(now, known.as_deref());
-            if until <= rollout.wanted.query.since {
+            let (from, until) = rollout.wanted.span(now, known.as_deref(), rollout.window);
+            if until <= from {
                 rollout.due = rollout.wanted.due_after(now);
                 continue;
             }
@@ -461,11 +499,15 @@ impl Inner {
             let (api, wanted) = (Arc::clone(&self.api), Arc::clone(&rollout.wanted));
             let texts = Arc::clone(&rollout.texts);
             let summed = rollout.wanted.query.summed.union(&rollout.summed).cloned().collect();
+            let asked = until.saturating_sub(from);
+            let too_many =
+                if asked > wanted.interval() { has_many_series } else { QueryError::has_too_many_series };
             let (batch, handle) = abortable(async move {
-                let asked = Wanted { query: Query { summed, ..wanted.query.clone() }, ..(*wanted).clone() };
-                let too_many = QueryError::has_too_many_series;
-                let outcome = fetch(&*api, &texts, &asked, until, known.as_deref(), too_many).await;
-                Answered::Samples { key, wanted, outcome }
+                let query = Query { since: from, summed, ..wanted.query.clone() };
+                let question = Wanted { query, ..(*wanted).clone() };
+                let outcome = fetch(&*api, &texts, &question, until, known.as_deref(), too_many).await;
+                let outcome = outcome.map(|samples| joined(samples, known.as_deref(), wanted.query.since));
+                Answered::Samples { key, wanted, asked, outcome }
             });
             rollout.running = Some(handle);
             return Some(batch.boxed());
@@ -476,10 +518,10 @@ impl Inner {
         let mut state = self.lock();
         let now = self.clock.now_ms();
         let (key, wake) = match answered {
-            Answered::Samples { key, wanted, outcome } => {
+            Answered::Samples { key, wanted, asked, outcome } => {
                 let rollout = state.rollouts.get_mut(&key);
                 let rollout = rollout.filter(|rollout| Arc::ptr_eq(&rollout.wanted, &wanted));
-                let wake = rollout.is_some_and(|rollout| rollout.settle(&key, outcome, self.clock));
+                let wake = rollout.is_some_and(|rollout| rollout.settle(&key, asked, outcome, self.clock));
                 (key, wake)
             }
             Answered::Past { key, wanted, since, outcome } => {
@@ -502,6 +544,32 @@ impl Inner {
             (self.wake)(&key);
         }
     }
+}
+
+/// Of an answer that is too long a shorter window helps, of this none.
+fn has_many_series(error: &QueryError) -> bool {
+    matches!(error, QueryError::TooManySeries { .. })
+}
+
+/// A piece, and of what was known before it what is wanted still: an increment is the same in whatever window it is read.
+fn joined(mut piece: Samples, known: Option<&Samples>, since: i64) -> Samples {
+    let from = std::mem::replace(&mut piece.since, since);
+    let known = known.filter(|_| from > since);
+    for (metric, samples) in known.into_iter().flat_map(|known| &known.metrics) {
+        for (pod, targets) in &samples.pods {
+            for (target, increments) in targets {
+                let before = increments.iter().filter(|one| one.to > since && one.to <= from);
+                let before: Vec<_> = before.cloned().collect();
+                if before.is_empty() {
+                    continue;
+                }
+                let pods = &mut piece.metrics.entry(metric.clone()).or_default().pods;
+                let after = pods.entry(pod.clone()).or_default().entry(target.clone()).or_default();
+                after.splice(0..0, before);
+            }
+        }
+    }
+    piece
 }
 
 /// Work that takes a while, beside the other tasks. Where one thread does everything it is done at once: so a simulation is

@@ -39,6 +39,10 @@ enum Behaviour {
     NeverAnswers,
     TakesSeconds(u64),
     Floods,
+    /// Of a longer window than so many ms there are too many samples.
+    RefusesLonger(i64),
+    /// Its answers to the same are too large, but not those of sums.
+    IsLarge(i64),
     /// Nine of ten are below half a second.
     Buckets,
     /// To whatever expression.
@@ -104,7 +108,16 @@ impl MetricsApi for FakeSource {
                         .map(|le| bucket(le))
                         .collect();
                 }
-                Behaviour::Answers | Behaviour::Buckets => {}
+                Behaviour::RefusesLonger(ms) if range(promql) > ms => {
+                    return Err(QueryError::TooManySamples(500_000));
+                }
+                Behaviour::IsLarge(ms) if range(promql) > ms && !promql.contains(" by (") => {
+                    return Err(QueryError::TooLarge(4 << 20));
+                }
+                Behaviour::Answers
+                | Behaviour::Buckets
+                | Behaviour::RefusesLonger(_)
+                | Behaviour::IsLarge(_) => {}
                 Behaviour::IsOne => {
                     let one = Series { samples: vec![(at_ms, 1.0)], ..Series::default() };
                     return Ok(Answer { series: vec![one], partial: false });
@@ -115,6 +128,12 @@ impl MetricsApi for FakeSource {
         }
         .boxed()
     }
+}
+
+/// What a text asks for, in ms.
+fn range(promql: &str) -> i64 {
+    let (_, range) = promql.rsplit_once('[').unwrap();
+    range.split_once("ms").unwrap().0.parse().unwrap()
 }
 
 struct Scene {
@@ -431,6 +450,68 @@ async fn a_long_pause_is_read_in_windows() {
     assert_eq!(scene.sampler.samples(&key("shop")).unwrap().until, T0 + 1_200_000);
 }
 
+/// When increments end, in seconds after T0, of the only target.
+fn ends(samples: &Samples) -> Vec<i64> {
+    samples.metrics["ratio"].pods["a"]["{}"].iter().map(|i| (i.to - T0) / SECOND).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_is_too_wide_is_read_in_pieces() {
+    let scene = Scene::new();
+    scene.until(1_000).await;
+    // Between two seconds, so that a question and a look at it are never at the same moment.
+    sleep(Duration::from_millis(500)).await;
+    scene.api.set("prom", Behaviour::RefusesLonger(120_000));
+    let since = |since| {
+        let mut wanted = wanted("prom", since);
+        wanted.query.summable = BTreeSet::from(["ratio".to_owned()]);
+        Some(wanted)
+    };
+    scene.sampler.want(&key("shop"), since(385));
+    scene.until(1_004).await;
+    // Ten minutes, five and two and a half are too many samples.
+    let samples = scene.sampler.samples(&key("shop")).unwrap();
+    assert_eq!((samples.since, samples.until, &samples.failing), (T0 + 385_000, T0 + 460_000, &None));
+    assert_eq!(ends(&samples), [390, 405, 420, 435, 450]);
+    // What is known is not asked for again, though the engine has not moved `since`.
+    scene.until(1_030).await;
+    let samples = scene.sampler.samples(&key("shop")).unwrap();
+    assert_eq!((samples.since, &samples.failing), (T0 + 385_000, &None));
+    assert!(samples.until >= T0 + 985_000, "{}", samples.until - T0);
+    let all: Vec<i64> = (390..=984).step_by(15).collect();
+    assert_eq!(ends(&samples)[..all.len()], all);
+    assert!(samples.summed.is_empty());
+
+    // The engine has read it, and does so each minute: again all since then is asked for, once a round.
+    scene.sampler.want(&key("shop"), since(985));
+    scene.until(1_065).await;
+    scene.sampler.want(&key("shop"), since(1_045));
+    scene.until(1_076).await;
+    scene.api.take();
+    scene.until(1_106).await;
+    let seconds: BTreeSet<_> = scene.api.take().iter().map(|asked| range(&asked.text) / SECOND).collect();
+    assert_eq!(seconds, BTreeSet::from([67, 82]));
+    let samples = scene.sampler.samples(&key("shop")).unwrap();
+    assert_eq!((samples.since, &samples.failing), (T0 + 1_045_000, &None));
+    assert_eq!(ends(&samples), [1_050, 1_065, 1_080]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_too_large_becomes_sums_only_when_no_shorter_window_helps() {
+    for (limit, summed) in [(60_000, false), (30_000, true)] {
+        let scene = Scene::new();
+        scene.until(1_000).await;
+        scene.api.set("prom", Behaviour::IsLarge(limit));
+        let mut wanted = wanted("prom", 385);
+        wanted.query.summable = BTreeSet::from(["ratio".to_owned()]);
+        scene.sampler.want(&key("shop"), Some(wanted));
+        scene.until(1_020).await;
+        let samples = scene.sampler.samples(&key("shop")).unwrap();
+        assert_eq!((!samples.summed.is_empty(), &samples.failing), (summed, &None));
+        assert!(samples.until > T0 + 400_000);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn doubtful_answers_are_failures() {
     let scene = Scene::new();
@@ -478,13 +559,14 @@ async fn a_source_has_limits_of_its_own() {
     scene.until(101).await;
     let failing = |namespace| scene.sampler.samples(&key(namespace))?.failing.clone();
     assert_eq!(scene.sampler.samples(&key("a")).unwrap().failing, None);
-    assert!(failing("b").unwrap().1.contains("more than 2 samples in one window"), "{:?}", failing("b"));
+    assert_eq!(failing("b"), None, "a shorter window is tried first");
     let asked = || scene.api.take().into_iter().filter(|asked| asked.url == "silent").count();
     // Two texts of one Rollout.
     assert_eq!((asked(), failing("c")), (2, None));
     scene.until(103).await;
     assert!(failing("c").unwrap().1.ends_with("did not answer within spec.limits.timeout"));
     assert_eq!((asked(), failing("d")), (2, None));
+    assert!(failing("b").unwrap().1.contains("more than 2 samples in one window"), "{:?}", failing("b"));
 }
 
 #[tokio::test(start_paused = true)]
