@@ -476,7 +476,7 @@ fn source(subject: &Subject, caches: &Caches) -> Source {
         return Source::NotAllowed;
     }
     Source::Ready {
-        scrape_interval_ms: source.spec.scrape_interval().millis(),
+        scrape_interval_ms: source.spec.scrape_interval.map(|interval| interval.millis()),
         delay_ms: source.spec.delay().millis(),
     }
 }

@@ -41,6 +41,8 @@ const MOST_EFFECT: f64 = 10.0;
 #[derive(Clone, Debug)]
 pub struct History {
     of: HistoryQuery,
+    /// The interval of scrapes, ms.
+    interval: i64,
     metrics: BTreeMap<String, Metric>,
     held: usize,
 }
@@ -70,7 +72,12 @@ impl History {
     /// Of which nothing was read yet.
     #[must_use]
     pub fn new(of: HistoryQuery) -> Self {
-        Self { of, metrics: BTreeMap::new(), held: 0 }
+        Self { interval: of.query.scrape_interval_ms, of, metrics: BTreeMap::new(), held: 0 }
+    }
+
+    /// Scrapes were seen to be so many ms apart.
+    pub const fn scraped_each(&mut self, interval: i64) {
+        self.interval = interval;
     }
 
     /// Takes one window; says whether there was anything in it.
@@ -103,16 +110,15 @@ impl History {
         let nothing = Metric::default();
         let learn = |name: &String| {
             let metric = self.metrics.get(name).unwrap_or(&nothing);
-            (name.clone(), metric.learn(&self.of, trouble))
+            (name.clone(), metric.learn(&self.of, self.interval.max(1_000), trouble))
         };
         let metrics = self.of.query.metrics.keys().map(learn).collect();
-        Learnt { metrics, of: self.of }
+        Learnt { metrics, scrape_interval_ms: self.interval, of: self.of }
     }
 }
 
 impl Metric {
-    fn learn(&self, of: &HistoryQuery, trouble: Option<&str>) -> Calibrated {
-        let interval = of.query.scrape_interval_ms.max(1_000);
+    fn learn(&self, of: &HistoryQuery, interval: i64, trouble: Option<&str>) -> Calibrated {
         let pods = self.pods.values().map(|targets| of_pod(targets, of.warmup));
         let pods: Vec<Vec<Past>> = pods.filter(|pod| !pod.is_empty()).collect();
         let all = pods.len();

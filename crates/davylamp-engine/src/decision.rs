@@ -142,6 +142,8 @@ impl Named {
 pub struct HistoryQuery {
     /// Whom and what; its `since` says nothing.
     pub query: Query,
+    /// The source does not say how far apart scrapes are: its interval holds only where none are seen.
+    pub gaps: bool,
     /// How far back, ms.
     pub length: i64,
     /// The age from which samples of a pod count, ms.

@@ -16,6 +16,9 @@ use crate::pass::{Pass, later, pod_prefix, run_name};
 use crate::program::{Conduct, Program};
 use crate::rest::{next_attempt, ready_to_start};
 
+/// The interval of scrapes that nobody says and nothing shows, ms.
+const UNSAID: i64 = 15_000;
+
 pub(crate) fn desired(pass: &mut Pass<'_>) -> Desired {
     let next = NextRun::of(pass);
     let mut desired = Desired {
@@ -89,11 +92,15 @@ impl<'a> NextRun<'a> {
     /// The record comes first; only the pass that observes it begins the run. None before all is learnt.
     fn record(&self, pass: &Pass<'_>) -> Option<(String, RolloutRunSpec)> {
         let Self { program, revision, attempt, history } = self;
-        let sampling = sampling(pass);
+        let mut sampling = sampling(pass);
         let mut calibration = if let Some(history) = history {
-            pass.observed.learnt.as_ref().filter(|learnt| learnt.of == *history)?.metrics.clone()
+            let learnt = pass.observed.learnt.as_ref().filter(|learnt| learnt.of == *history)?;
+            if let Some(sampling) = &mut sampling {
+                sampling.scrape_interval = ms(learnt.scrape_interval_ms);
+            }
+            learnt.metrics.clone()
         } else {
-            let interval = sampling.map_or(15_000, |sampling| sampling.scrape_interval.millis());
+            let interval = sampling.map_or(UNSAID, |sampling| sampling.scrape_interval.millis());
             calibration::unlearnt(&program.conduct.analysis, interval.max(1_000))
         };
         calibration.extend(calibration::without_pods(&program.conduct.analysis));
@@ -114,14 +121,18 @@ impl<'a> NextRun<'a> {
     }
 }
 
+/// As the source says it.
 fn sampling(pass: &Pass<'_>) -> Option<Sampling> {
-    let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     match pass.observed.source {
         Source::Ready { scrape_interval_ms, delay_ms } => {
-            Some(Sampling { scrape_interval: ms(scrape_interval_ms), delay: ms(delay_ms) })
+            Some(Sampling { scrape_interval: ms(scrape_interval_ms.unwrap_or(UNSAID)), delay: ms(delay_ms) })
         }
         Source::NotNamed | Source::NotFound | Source::NotAllowed => None,
     }
+}
+
+fn ms(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 /// What such a run wants to know of the stable pods; None for nothing.
@@ -142,6 +153,7 @@ fn history(pass: &Pass<'_>, conduct: &Conduct) -> Option<HistoryQuery> {
             scrape_interval_ms: sampling.scrape_interval.millis(),
             delay_ms: sampling.delay.millis(),
         },
+        gaps: matches!(pass.observed.source, Source::Ready { scrape_interval_ms: None, .. }),
         length: plan.history,
         warmup: plan.warmup,
         steps: conduct.steps.iter().map(|step| (step.weight, step.replicas)).collect(),

@@ -10,7 +10,7 @@ use davylamp_api::status::{IncidentStatus, Phase, RolloutStatus, Stage, StateNam
 use crate::fold::Fold;
 use crate::observed::{Action, Role, Source, Suggested, Template};
 use crate::pass::{Pass, later};
-use crate::program::{Conduct, GaugePlan, MetricPlan};
+use crate::program::{Conduct, GaugePlan, MetricPlan, Plan};
 use crate::rest::services_ready;
 use crate::{background, figures, incidents};
 
@@ -431,6 +431,15 @@ pub(crate) fn route_conflict(pass: &Pass<'_>) -> String {
         pass.observed.routes.values().find_map(|r| r.other_manager.as_deref()).unwrap_or("somebody");
     format!(
         "{manager} keeps writing the weights: stop it for the time of a rollout, then promote this step or abort"
+    )
+}
+
+/// A source that answers, with nothing.
+pub(crate) fn nothing_scraped(plan: &Plan) -> String {
+    let interval = plan.sampling.unwrap_or_default().scrape_interval;
+    format!(
+        "the source has no sample of either cohort: check the metrics' names, the labels of pods and namespace, and that the \
+         pods are scraped each {interval}, as this run takes it; else correct spec.scrapeInterval of the MetricSource"
     )
 }
 

@@ -218,8 +218,8 @@ pub enum Source {
     NotAllowed,
     /// It exists; scrapes are so many ms apart, and samples are read at the age of so many ms.
     Ready {
-        /// The interval of scrapes, ms.
-        scrape_interval_ms: i64,
+        /// The interval of scrapes, ms; None where it does not say: it is learnt with the history.
+        scrape_interval_ms: Option<i64>,
         /// The age at which samples are read, ms.
         delay_ms: i64,
     },
@@ -254,6 +254,8 @@ pub struct Samples {
 pub struct Learnt {
     /// The answer to this.
     pub of: HistoryQuery,
+    /// The interval of scrapes, ms: what was asked with, or what was seen.
+    pub scrape_interval_ms: i64,
     /// By metric: of each that was asked for.
     pub metrics: BTreeMap<String, Calibrated>,
 }

@@ -309,8 +309,8 @@ fn judge(pass: &mut Pass<'_>, at: Instant) -> bool {
             return true;
         }
         Some(Missing::Everything) => {
-            let message = "the source has no sample of either cohort: check the metrics' names and the labels of pods and namespace";
-            pause(pass, Reason::NoData, message.to_owned());
+            let message = explain::nothing_scraped(&conduct.analysis);
+            pause(pass, Reason::NoData, message);
             return true;
         }
         Some(Missing::Requests) => match conduct.analysis.on_no_traffic {

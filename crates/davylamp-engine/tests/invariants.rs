@@ -296,7 +296,7 @@ fn happen(world: &mut World, event: Event) {
 }
 
 fn ready() -> Source {
-    Source::Ready { scrape_interval_ms: world::INTERVAL, delay_ms: world::DELAY }
+    Source::Ready { scrape_interval_ms: Some(world::INTERVAL), delay_ms: world::DELAY }
 }
 
 /// Nothing is wrong any more, and nobody edits.

@@ -29,6 +29,8 @@ const MOST_BOUNDS: usize = 20;
 const MOST_BUCKETS: usize = 200;
 /// Series of one target of a gateway, which counts by code, method and protocol for both cohorts.
 const MOST_OF_GATEWAY: usize = 400;
+/// So far back scrapes are looked for, to see how far apart they are.
+const GAPS_MS: i64 = 600_000;
 
 /// Which metric could not be read, and why.
 #[derive(Clone, Debug)]
@@ -118,6 +120,42 @@ pub async fn fetch_once(
     until: i64,
 ) -> Result<Samples, impl fmt::Display + use<>> {
     fetch(api, &texts(namespace, wanted), wanted, until, None, QueryError::has_too_many_series).await
+}
+
+/// How far apart the scrapes of the first metric were in the ten minutes up to `until`: the median of all targets, in ms, but
+/// of whole seconds. None where there are no two. What is scraped more often than each `step` may seem to be scraped less often.
+pub(super) async fn gap(
+    api: &dyn MetricsApi,
+    texts: &Result<Texts, Failure>,
+    wanted: &Wanted,
+    until: i64,
+    step: i64,
+) -> Result<Option<i64>, Failure> {
+    let texts = texts.as_ref().map_err(Clone::clone)?;
+    let asked = texts
+        .values()
+        .find_map(|text| Some(Question { text: text.gaps(step)?, at: until, width: text.width() }));
+    let Some(question) = asked else { return Ok(None) };
+    let failed = |error| Failure::of_source(wanted, error);
+    let series = ask(api, wanted, &question).await.map_err(failed)?;
+    let most = wanted.source.limits().samples();
+    if series.iter().map(|one| one.samples.len()).sum::<usize>() > most {
+        return Err(failed(QueryError::TooManySamples(most)));
+    }
+    let mut gaps: Vec<i64> = series.iter().flat_map(|one| gaps(one, until)).collect();
+    gaps.sort_unstable();
+    let median = gaps.get(gaps.len() / 2);
+    Ok(median.map(|gap| ((gap + 500) / 1_000).max(1) * 1_000))
+}
+
+/// Between the scrapes of one target, whose times are its values, in seconds.
+#[allow(clippy::cast_possible_truncation, reason = "a cast saturates")]
+fn gaps(times: &Series, until: i64) -> Vec<i64> {
+    // The oldest moment may still show a scrape that is older.
+    let in_window = |at: &i64| (until.saturating_sub(2 * GAPS_MS)..=until).contains(at);
+    let times = times.samples.iter().map(|(_, seconds)| (seconds * 1_000.0).round() as i64);
+    let times: BTreeSet<i64> = times.filter(in_window).collect();
+    times.iter().zip(times.iter().skip(1)).map(|(before, at)| at - before).collect()
 }
 
 /// The increments of all metrics after `since`, up to `until`. What is `known` of the same, and costs a question a round, is
@@ -265,6 +303,17 @@ impl Text {
     /// So many series a pod may have, if that is not the source's to say.
     fn width(&self) -> Option<usize> {
         self.sides.as_ref().map(|_| MOST_OF_GATEWAY)
+    }
+
+    /// The question for the times of its scrapes.
+    fn gaps(&self, step: i64) -> Option<String> {
+        match &self.questions {
+            Questions::Ratio { total: one, .. } | Questions::Counter(one) => {
+                Some(self.targets.times(one, GAPS_MS, step))
+            }
+            Questions::Distribution(folded) => Some(folded.times(GAPS_MS, step)),
+            Questions::Gauge(_) | Questions::Expression(_) => None,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The past of one Rollout's stable pods, read in windows, the newest first: a [`Lesson`] says which is next, takes what was
-//! answered, and ends in bounded time with what it has learnt by then. Asks nobody itself and reads no clock.
+//! answered, and ends in bounded time with what it has learnt by then. How far apart scrapes are comes first, where the source
+//! does not say. Asks nobody itself and reads no clock.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +23,10 @@ const RETRY_MS: i64 = 5_000;
 const FIRST_WINDOW_MS: i64 = 600_000;
 const LONGEST_WINDOW_MS: i64 = 7_200_000;
 const SHORTEST_WINDOW_MS: i64 = 60_000;
+/// Moments at which a scrape is looked for are so far apart at first: of 200 pods that is an answer of 2 MiB. An answer that is
+/// too large is followed by one of half as many.
+const FIRST_STEP_MS: i64 = 2_000;
+const LONGEST_STEP_MS: i64 = 16_000;
 
 /// What a Rollout wants to learn, and whom to ask.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +46,9 @@ pub(super) struct Lesson {
     /// None while it is being learnt from, and then.
     history: Option<History>,
     learnt: Option<(i64, Arc<Learnt>)>,
+    /// Between two scrapes, ms; None while nobody knows.
+    interval: Option<i64>,
+    step: i64,
     /// Everything after `reached` was read; nothing before `oldest` is.
     reached: i64,
     oldest: i64,
@@ -57,6 +65,13 @@ pub(super) struct Lesson {
 /// What a lesson wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// How far apart scrapes are, where they are looked for at each of these.
+    Gaps {
+        /// Until then, ms since 1970.
+        until: i64,
+        /// Each so many ms.
+        step: i64,
+    },
     /// The samples of this window.
     Read {
         /// After this, ms since 1970.
@@ -83,6 +98,8 @@ impl Lesson {
             begun: false,
             history: Some(History::new(wanted.of.clone())),
             learnt: None,
+            interval: (!wanted.of.gaps).then_some(query.scrape_interval_ms),
+            step: FIRST_STEP_MS,
             reached,
             oldest: reached.saturating_sub(*length),
             window: FIRST_WINDOW_MS,
@@ -103,6 +120,8 @@ impl Lesson {
             Step::Learn
         } else if self.due > now {
             Step::Wait(self.due.min(self.deadline))
+        } else if self.interval.is_none() {
+            Step::Gaps { until: self.reached, step: self.step }
         } else {
             Step::Read { since: self.oldest.max(self.reached - self.window), until: self.reached }
         }
@@ -111,7 +130,8 @@ impl Lesson {
     /// The question for this window.
     pub(super) fn question(&self, since: i64) -> Wanted {
         let WantedHistory { of, source } = &*self.wanted;
-        let query = Query { since, summed: self.summed.clone(), ..of.query.clone() };
+        let scrape_interval_ms = self.interval.unwrap_or(of.query.scrape_interval_ms);
+        let query = Query { since, summed: self.summed.clone(), scrape_interval_ms, ..of.query.clone() };
         Wanted { query, source: source.clone() }
     }
 
@@ -138,6 +158,36 @@ impl Lesson {
     pub(super) fn cancel(&self) {
         if let Some(running) = &self.running {
             running.abort();
+        }
+    }
+
+    /// Something may be asked now.
+    pub(super) fn is_ready(&self, now: i64) -> bool {
+        match self.next(now) {
+            Step::Gaps { .. } | Step::Read { .. } => true,
+            Step::Wait(_) | Step::Learn | Step::Rest => false,
+        }
+    }
+
+    /// What came of the question for gaps.
+    pub(super) fn settle_gap(&mut self, outcome: Result<Option<i64>, Failure>, now: i64) {
+        self.running = None;
+        let Some(history) = &mut self.history else { return };
+        match outcome {
+            Ok(gap) => {
+                self.trouble = None;
+                let interval = gap.unwrap_or(self.wanted.of.query.scrape_interval_ms);
+                history.scraped_each(interval);
+                self.interval = Some(interval);
+            }
+            Err(failure) => {
+                self.trouble = Some(failure.to_string());
+                if is_too_wide(&failure.error) && self.step < LONGEST_STEP_MS {
+                    self.step *= 2;
+                } else {
+                    self.due = now.saturating_add(RETRY_MS);
+                }
+            }
         }
     }
 

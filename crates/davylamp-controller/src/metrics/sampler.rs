@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::batch::{Failure, Texts, fetch, texts};
+use super::batch::{Failure, Texts, fetch, gap, texts};
 use super::history::{Lesson, Step, WantedHistory, is_too_wide};
 use super::{MetricsApi, QueryError};
 use crate::clock::Clock;
@@ -367,6 +367,12 @@ enum Answered {
         asked: i64,
         outcome: Result<Samples, Failure>,
     },
+    /// How far apart scrapes are.
+    Gap {
+        key: Key,
+        wanted: Arc<WantedHistory>,
+        outcome: Result<Option<i64>, Failure>,
+    },
     /// A window of the past, which begins there.
     Past {
         key: Key,
@@ -441,7 +447,7 @@ impl Inner {
         let lessons = state.lessons.values().filter(|lesson| lesson.wanted.of.query.source == source);
         let lessons = lessons.map(|lesson| match lesson.next(now) {
             Step::Wait(due) => due,
-            Step::Read { .. } => lesson.deadline(),
+            Step::Gaps { .. } | Step::Read { .. } => lesson.deadline(),
             // What runs wakes this task by itself.
             Step::Learn | Step::Rest => i64::MAX,
         });
@@ -469,11 +475,26 @@ impl Inner {
         let taught = &mut state.sources.get_mut(source)?.taught;
         let key = next_lesson(&state.lessons, source, taught, (concurrency / 2).max(1), now)?;
         let lesson = state.lessons.get_mut(&key)?;
-        let Step::Read { since, until } = lesson.next(now) else { return None };
+        let step = lesson.next(now);
         taught.clone_from(&key.namespace);
         let (api, wanted) = (Arc::clone(&self.api), Arc::clone(&lesson.wanted));
-        let (question, texts) = (lesson.question(since), Arc::clone(&lesson.texts));
+        let texts = Arc::clone(&lesson.texts);
         let patience = lesson.patience(now);
+        let (since, until) = match step {
+            Step::Read { since, until } => (since, until),
+            Step::Gaps { until, step } => {
+                let question = lesson.question(until);
+                let (batch, handle) = abortable(async move {
+                    let outcome = timeout(patience, gap(&*api, &texts, &question, until, step)).await;
+                    let late = |_| Err(Failure::of_source(&question, QueryError::Timeout));
+                    Answered::Gap { key, wanted, outcome: outcome.unwrap_or_else(late) }
+                });
+                lesson.run(handle);
+                return Some(batch.boxed());
+            }
+            Step::Wait(_) | Step::Learn | Step::Rest => return None,
+        };
+        let question = lesson.question(since);
         let (batch, handle) = abortable(async move {
             let asked = fetch(&*api, &texts, &question, until, None, has_many_series);
             let outcome = timeout(patience, asked).await;
@@ -523,6 +544,12 @@ impl Inner {
                 let rollout = rollout.filter(|rollout| Arc::ptr_eq(&rollout.wanted, &wanted));
                 let wake = rollout.is_some_and(|rollout| rollout.settle(&key, asked, outcome, self.clock));
                 (key, wake)
+            }
+            Answered::Gap { key, wanted, outcome } => {
+                if let Some(lesson) = state.lesson(&key, &wanted) {
+                    lesson.settle_gap(outcome, now);
+                }
+                (key, false)
             }
             Answered::Past { key, wanted, since, outcome } => {
                 if let Some(lesson) = state.lesson(&key, &wanted) {
@@ -611,7 +638,7 @@ fn next_lesson(
         return None;
     }
     let full = here().filter(|(_, lesson)| lesson.is_open()).count() >= MOST_LESSONS;
-    let readable = here().filter(|(_, lesson)| matches!(lesson.next(now), Step::Read { .. }));
+    let readable = here().filter(|(_, lesson)| lesson.is_ready(now));
     let next = readable
         .filter(|(_, lesson)| lesson.is_open() || !full)
         .min_by_key(|(key, lesson)| (!lesson.is_open(), key.namespace.as_str() <= taught, *key));

@@ -30,6 +30,7 @@ fn query(steps: &[(&str, Option<i32>)]) -> HistoryQuery {
             delay_ms: INTERVAL,
             ..Query::default()
         },
+        gaps: false,
         length: 12 * HOUR * INTERVAL,
         warmup: 60_000,
         steps: steps.iter().map(|(weight, own)| (weight.parse().unwrap(), *own)).collect(),

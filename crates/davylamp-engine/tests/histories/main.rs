@@ -270,12 +270,35 @@ fn a_source_that_nobody_may_ask_begins_no_run_and_stops_no_abort() {
     world.run_for(MINUTE);
     assert_eq!(world.state(), StateName::Healthy);
     assert_eq!(world.condition("AnalysisReady"), Some(("False", "SourceNotAllowed")));
-    world.source = Source::Ready { scrape_interval_ms: world::INTERVAL, delay_ms: world::DELAY };
+    world.source = Source::Ready { scrape_interval_ms: Some(world::INTERVAL), delay_ms: world::DELAY };
     world.poke();
     world.until(StateName::Judging);
     world.source = Source::NotFound;
     world.abort();
     world.until(StateName::Degraded);
+}
+
+#[test]
+fn how_far_apart_scrapes_are_is_learnt_where_the_source_does_not_say() {
+    let mut world = canary();
+    world.source = Source::Ready { scrape_interval_ms: None, delay_ms: world::DELAY };
+    world.release(2);
+    world.until(StateName::Judging);
+    let run = &world.runs[world.status.run.as_ref().unwrap()];
+    assert_eq!(run.sampling.unwrap().scrape_interval.millis(), world::INTERVAL);
+    assert_eq!(run.calibration["errors"].block.millis(), world::INTERVAL);
+    world.until(StateName::Finalising);
+
+    // Nothing is to be learnt: what is usual holds.
+    let mut spec = spec(&[step("5%")], true);
+    let none = serde_json::from_value(serde_json::json!({"history": "0s"})).unwrap();
+    spec.analysis.as_mut().unwrap().calibration = Some(none);
+    let mut world = World::settled(spec);
+    world.source = Source::Ready { scrape_interval_ms: None, delay_ms: world::DELAY };
+    world.release(2);
+    world.until(StateName::Judging);
+    let run = &world.runs[world.status.run.as_ref().unwrap()];
+    assert_eq!(run.sampling.unwrap().scrape_interval.millis(), 15_000);
 }
 
 #[test]

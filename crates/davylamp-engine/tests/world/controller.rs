@@ -4,7 +4,7 @@ use davylamp_api::status::{RolloutStatus, RuleWeights};
 use davylamp_engine::observed::{Learnt, Observed, of_baseline};
 use davylamp_engine::{Conduct, Decision, Desired, History, HistoryQuery, RouteGoal, decide};
 
-use super::{Turn, World, at, check};
+use super::{INTERVAL, Turn, World, at, check};
 
 impl World {
     /// Passes until nothing changes any more.
@@ -70,9 +70,13 @@ impl World {
         }
     }
 
-    /// Nothing was scraped before a run, but what is usual may be known.
+    /// Nothing was scraped before a run, but what is usual may be known, and how far apart scrapes are.
     fn learn(&self, of: HistoryQuery) -> Learnt {
-        let mut learnt = History::new(of).learn(None);
+        let (gaps, mut history) = (of.gaps, History::new(of));
+        if gaps {
+            history.scraped_each(INTERVAL);
+        }
+        let mut learnt = history.learn(None);
         for metric in learnt.metrics.values_mut() {
             metric.rate = self.usual;
             metric.per_second = self.usual_traffic;

@@ -248,7 +248,7 @@ impl World {
             actions: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             entrance: Entrance::Found,
-            source: Source::Ready { scrape_interval_ms: INTERVAL, delay_ms: DELAY },
+            source: Source::Ready { scrape_interval_ms: Some(INTERVAL), delay_ms: DELAY },
             sampler: sampler::Sampler::default(),
             learnt: None,
             usual: None,

@@ -9,6 +9,10 @@ const NOW: i64 = 1_772_366_400_000;
 const MINUTE: i64 = 60_000;
 
 fn lesson(hours: i64) -> Lesson {
+    Lesson::new("shop", wanted(hours), NOW)
+}
+
+fn wanted(hours: i64) -> WantedHistory {
     let counters = MetricQuery::Counters { events: "errors".to_owned(), total: "requests".to_owned() };
     let query = Query {
         source: "prom".to_owned(),
@@ -21,8 +25,9 @@ fn lesson(hours: i64) -> Lesson {
         delay_ms: 15_000,
         ..Query::default()
     };
-    let of = HistoryQuery { query, length: hours * 60 * MINUTE, warmup: 0, steps: Vec::new(), alpha: 0.01 };
-    Lesson::new("shop", WantedHistory { of, source: MetricSourceSpec::default() }, NOW)
+    let length = hours * 60 * MINUTE;
+    let of = HistoryQuery { query, gaps: false, length, warmup: 0, steps: Vec::new(), alpha: 0.01 };
+    WantedHistory { of, source: MetricSourceSpec::default() }
 }
 
 fn samples(any: bool) -> Samples {
@@ -110,6 +115,41 @@ fn a_source_that_fails_is_asked_again_and_not_for_long() {
         !lesson.lasts(NOW + 60_000) && !lesson.is_stale(NOW + 60_000),
         "an answer, but for this run only"
     );
+}
+
+#[test]
+fn how_far_apart_scrapes_are_comes_first_where_the_source_does_not_say() {
+    let lesson = || {
+        let mut wanted = wanted(12);
+        wanted.of.gaps = true;
+        Lesson::new("shop", wanted, NOW)
+    };
+    let until = NOW - 15_000;
+    let mut slow = lesson();
+    assert_eq!(slow.next(NOW), Step::Gaps { until, step: 2_000 });
+    let wide = || failure(QueryError::TooLarge(4 << 20)).map(|_| None);
+    slow.settle_gap(wide(), NOW);
+    assert_eq!(slow.next(NOW), Step::Gaps { until, step: 4_000 });
+    slow.settle_gap(failure(QueryError::Http(503)).map(|_| None), NOW);
+    assert_eq!(slow.next(NOW), Step::Wait(NOW + 5_000));
+    slow.settle_gap(Ok(Some(60_000)), NOW + 5_000);
+    assert_eq!(slow.next(NOW + 5_000), Step::Read { since: until - 10 * MINUTE, until });
+    assert_eq!(slow.question(until).query.scrape_interval_ms, 60_000);
+    // It is asked for once, as little as possible.
+    let mut none = lesson();
+    for step in [2_000, 4_000, 8_000, 16_000] {
+        assert_eq!(none.next(NOW), Step::Gaps { until, step });
+        none.settle_gap(wide(), NOW);
+    }
+    assert_eq!(none.next(NOW), Step::Wait(NOW + 5_000));
+    assert_eq!(none.next(NOW + 60_000), Step::Learn);
+
+    for (mut lesson, interval) in [(slow, 60_000), (none, 15_000)] {
+        let (history, _) = lesson.close().unwrap();
+        let learnt = history.learn(None);
+        assert_eq!((learnt.scrape_interval_ms, learnt.of.query.scrape_interval_ms), (interval, 15_000));
+        assert_eq!(learnt.metrics["errors"].block.millis(), interval);
+    }
 }
 
 #[test]

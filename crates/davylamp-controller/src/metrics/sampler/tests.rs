@@ -45,6 +45,8 @@ enum Behaviour {
     IsLarge(i64),
     /// Nine of ten are below half a second.
     Buckets,
+    /// So many seconds apart; with 0 there is nothing.
+    IsScrapedEach(i64),
     /// To whatever expression.
     IsOne,
 }
@@ -113,6 +115,20 @@ impl MetricsApi for FakeSource {
                 }
                 Behaviour::IsLarge(ms) if range(promql) > ms && !promql.contains(" by (") => {
                     return Err(QueryError::TooLarge(4 << 20));
+                }
+                Behaviour::IsScrapedEach(0) => answer.series.clear(),
+                Behaviour::IsScrapedEach(seconds) => {
+                    let before = |at: i64| at - (at - T0).rem_euclid(seconds * SECOND);
+                    let moments = (0..300).map(|n| at_ms - n * 2 * SECOND).rev();
+                    #[allow(clippy::cast_precision_loss, reason = "small")]
+                    let time = |at: i64| (at, before(at) as f64 / 1_000.0);
+                    for one in &mut answer.series {
+                        if promql.starts_with("max by") {
+                            one.samples = moments.clone().map(time).collect();
+                        } else {
+                            one.samples.retain(|(at, _)| before(*at) == *at);
+                        }
+                    }
                 }
                 Behaviour::Answers
                 | Behaviour::Buckets
@@ -655,6 +671,7 @@ fn past(source: &str) -> WantedHistory {
     let Wanted { query, source } = wanted(source, 0);
     let of = HistoryQuery {
         query: Query { since: 0, ..query },
+        gaps: false,
         length: 3_600_000,
         warmup: 0,
         steps: Vec::new(),
@@ -699,6 +716,31 @@ async fn a_past_is_read_back_to_its_first_sample_and_told_once() {
     assert_eq!(scene.sampler.learnt(&key("shop")), None);
     scene.until(1_102).await;
     assert!(scene.sampler.inner.lock().sources.is_empty(), "its task has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_past_is_read_with_the_interval_that_is_seen_in_it() {
+    let mut past = past("prom");
+    past.of.gaps = true;
+    for (behaviour, interval, first) in [
+        (Behaviour::IsScrapedEach(60), 60 * SECOND, Some("750000ms]")),
+        (Behaviour::IsScrapedEach(0), INTERVAL, Some("637500ms]")),
+        (Behaviour::NeverAnswers, INTERVAL, None),
+    ] {
+        let scene = Scene::new();
+        scene.until(1_000).await;
+        scene.api.set("prom", behaviour);
+        scene.sampler.learn(&key("shop"), Some(past.clone()));
+        scene.until(1_062).await;
+        let texts: Vec<_> = scene.api.take().into_iter().map(|asked| asked.text).collect();
+        let by = "pod,container,endpoint,instance,job,prometheus,prometheus_replica,replica,service";
+        let series = r#"requests{namespace="shop",pod=~"a[a-z0-9]{5}"}"#;
+        assert_eq!(texts[0], format!("max by ({by}) (timestamp({series}))[600000ms:2000ms]"));
+        let after = texts.iter().find(|text| !text.starts_with("max by"));
+        assert_eq!(after.and_then(|text| text.split('[').next_back()), first, "{texts:?}");
+        let learnt = scene.sampler.learnt(&key("shop")).unwrap();
+        assert_eq!((learnt.scrape_interval_ms, &learnt.of), (interval, &past.of));
+    }
 }
 
 #[tokio::test(start_paused = true)]
