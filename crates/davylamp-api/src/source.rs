@@ -66,6 +66,12 @@ pub struct MetricSourceSpec {
     #[schemars(regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_]*$"), length(max = 128))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_label: Option<String>,
+    /// Labels that tell apart the servers which read the same targets, where their samples are kept side by side: each target
+    /// then counts once. `prometheus`, `prometheus_replica` and `replica` are known.
+    #[schemars(length(max = 8), inner(regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_]*$"), length(max = 128)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_labels: Option<Vec<String>>,
     /// A matcher that each selector gets, after those of the user: nobody sees series without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enforced_label: Option<EnforcedLabel>,
@@ -332,6 +338,12 @@ impl MetricSourceSpec {
     #[must_use]
     pub fn namespace_label(&self) -> &str {
         self.namespace_label.as_deref().unwrap_or("namespace")
+    }
+
+    /// Labels that tell apart the servers which read the same targets, beside those that are known.
+    #[must_use]
+    pub fn replica_labels(&self) -> &[String] {
+        self.replica_labels.as_deref().unwrap_or_default()
     }
 
     /// The interval of scrapes, as long as nobody has seen any.

@@ -190,6 +190,7 @@ impl Verify {
             url: self.prometheus.clone(),
             pod_label: run.source.pod_label.clone(),
             namespace_label: run.source.namespace_label.clone(),
+            replica_labels: run.source.replica_labels.clone(),
             enforced_label: run.source.enforced_label.clone(),
             limits: run.source.limits,
             ..MetricSourceSpec::default()

@@ -98,6 +98,7 @@ async fn what_the_schema_admits_can_be_read() -> Result<()> {
         "service": "shop", "services": {"stable": "a", "canary": "b"},
         "strategy": {"canary": {"steps": [step]}, "traffic": [{"gatewayAPI": {"routes": [route]}}]},
         "url": "https://prometheus:9090", "podLabel": "pod", "namespaceLabel": "namespace",
+        "replicaLabels": ["cluster"],
         "ca": {"pem": ""}, "authentication": {"oauth2": {"tokenUrl": "https://login/token", "clientId": "a",
         "clientSecret": {"name": "a", "key": "b"}, "scopes": ["a"], "parameters": {"key": "b"}, "tls": {}}},
         "headers": [{"name": "X-A", "secret": {"name": "a", "key": "b"}}], "header": "X-Scope-OrgID",

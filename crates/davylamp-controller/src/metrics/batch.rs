@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::cohorts::Sides;
 use super::histograms::{at_scrapes, distribution};
-use super::increments::{NoRatio, TARGET_LABELS, Window, increments, of_counter, of_gauge};
+use super::increments::{NoRatio, Window, increments, of_counter, of_gauge, target_labels};
 use super::sampler::Wanted;
 use super::scope::{Bound, Questions, Scope, ScopeError, Targets, bind, bind_sides, in_milliseconds};
 use super::{MetricsApi, QueryError, Series};
@@ -83,6 +83,7 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
         namespace,
         pod_label: source.pod_label(),
         pods: &query.pods,
+        replica_labels: source.replica_labels(),
         enforced: source.enforced_label.as_ref(),
     };
     let text = |metric: &String, asked: &MetricQuery| -> Result<Text, ScopeError> {
@@ -97,7 +98,7 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
             None => bind(asked, &scope)?,
         };
         let told = sides.as_ref().map_or(scope.pod_label, Sides::label);
-        Ok(Text { questions, targets: Targets::of(scope.pod_label, told), sides })
+        Ok(Text { questions, targets: Targets::of(&scope, told), sides })
     };
     let of_metric = |(metric, asked): (&String, &MetricQuery)| {
         let failed = |error| Failure {
@@ -205,6 +206,7 @@ async fn fetch_as(
     };
     let window = Window {
         pod_label: source.pod_label(),
+        replica_labels: source.replica_labels(),
         since: query.since,
         until,
         memory: memory(query.scrape_interval_ms),
@@ -433,7 +435,8 @@ fn widest(series: &[Series], wanted: &Wanted) -> Option<String> {
         values.entry(label).or_default().insert(value);
     }
     let scope = [wanted.source.pod_label(), wanted.source.namespace_label(), "__name__"];
-    let free = values.iter().filter(|(label, _)| !scope.contains(*label) && !TARGET_LABELS.contains(*label));
+    let of_target: Vec<_> = target_labels(wanted.source.replica_labels()).collect();
+    let free = values.iter().filter(|(label, _)| !scope.contains(*label) && !of_target.contains(*label));
     free.filter(|(_, values)| values.len() > 1)
         .max_by_key(|(_, values)| values.len())
         .map(|(label, _)| (*label).to_owned())

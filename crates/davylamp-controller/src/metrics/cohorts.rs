@@ -146,8 +146,14 @@ mod tests {
         };
         let named = Named { canary: cohort(services[0], "new"), baseline: cohort(services[1], "old") };
         let pods = BTreeSet::new();
-        let scope =
-            Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
+        let scope = Scope {
+            namespace_label: "namespace",
+            namespace,
+            pod_label: "pod",
+            pods: &pods,
+            replica_labels: &[],
+            enforced: None,
+        };
         Sides::told(told, &named, &scope).unwrap()
     }
 

@@ -14,17 +14,17 @@ use super::increments::{TargetTexts, Window, is_count, pod_of, remembered};
 #[must_use]
 pub(super) fn at_scrapes(values: &[Series], times: &[Series], window: &Window<'_>) -> Vec<Series> {
     let mut scrapes: BTreeMap<(&str, String), BTreeMap<i64, i64>> = BTreeMap::new();
-    let mut texts = TargetTexts::default();
+    let mut texts = TargetTexts::of(window);
     for one in times {
         let Some(pod) = pod_of(one, window) else { continue };
-        let of_target = scrapes.entry((pod, texts.of(&one.labels))).or_default();
+        let of_target = scrapes.entry((pod, texts.text(&one.labels))).or_default();
         of_target.extend(one.samples.iter().filter_map(|(moment, s)| Some((*moment, time_of(*s, window)?))));
     }
-    let mut texts = TargetTexts::default();
+    let mut texts = TargetTexts::of(window);
     let mut series = Vec::with_capacity(values.len());
     for one in values {
         let Some(pod) = pod_of(one, window) else { continue };
-        let Some(scrapes) = scrapes.get(&(pod, texts.of(&one.labels))) else { continue };
+        let Some(scrapes) = scrapes.get(&(pod, texts.text(&one.labels))) else { continue };
         let at = |moment: &i64| scrapes.get(moment).copied();
         let mut samples: Vec<_> =
             one.samples.iter().filter_map(|(moment, value)| Some((at(moment)?, *value))).collect();
@@ -48,10 +48,10 @@ pub(super) fn at_scrapes(values: &[Series], times: &[Series], window: &Window<'_
 #[must_use]
 pub(super) fn distribution(values: &[Series], window: &Window<'_>) -> MetricSamples {
     let mut counted: BTreeMap<(&str, String), BTreeMap<i64, Counted>> = BTreeMap::new();
-    let mut texts = TargetTexts::default();
+    let mut texts = TargetTexts::of(window);
     for one in values {
         let Some(pod) = pod_of(one, window) else { continue };
-        let counted = counted.entry((pod, texts.of(&one.labels))).or_default();
+        let counted = counted.entry((pod, texts.text(&one.labels))).or_default();
         if let Some(le) = one.labels.get("le").and_then(|le| le.parse().ok()) {
             for &(at, value) in one.samples.iter().filter(|(_, value)| is_count(*value)) {
                 counted.entry(at).or_default().below.push((le, value));
@@ -128,7 +128,15 @@ mod tests {
     const MEMORY: i64 = 37_500;
 
     fn window(since: i64, until: i64) -> Window<'static> {
-        Window { pod_label: "pod", since, until, memory: MEMORY, rest: false, sums: false }
+        Window {
+            pod_label: "pod",
+            replica_labels: &[],
+            since,
+            until,
+            memory: MEMORY,
+            rest: false,
+            sums: false,
+        }
     }
 
     /// What is seen of a target that was scraped every third second of a step: sums by bound, and when that was.

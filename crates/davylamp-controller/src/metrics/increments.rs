@@ -23,11 +23,19 @@ use super::{Labels, Series};
 pub const TARGET_LABELS: [&str; 8] =
     ["container", "endpoint", "instance", "job", "prometheus", "prometheus_replica", "replica", "service"];
 
+/// These, and what the source names beside them.
+pub(super) fn target_labels(replica_labels: &[String]) -> impl Iterator<Item = &str> {
+    let more = replica_labels.iter().map(String::as_str);
+    TARGET_LABELS.into_iter().chain(more.filter(|label| !TARGET_LABELS.contains(label)))
+}
+
 /// Which increments are asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Window<'a> {
     /// The label that names a pod.
     pub pod_label: &'a str,
+    /// What tells targets apart beside [`TARGET_LABELS`].
+    pub replica_labels: &'a [String],
     /// Increments that end after this, ms since 1970.
     pub since: i64,
     /// And at the latest here.
@@ -174,13 +182,13 @@ fn targets<'a>(series: &'a [Series], window: &Window<'_>) -> Targets<'a> {
     let oldest = window.since.saturating_sub(window.memory);
     let mut targets = Targets::new();
     for (pod, by_labels) in by_pod {
-        let mut texts = TargetTexts::default();
+        let mut texts = TargetTexts::of(window);
         for (labels, mut points) in by_labels {
             points.retain(|&(at, value)| at > oldest && at <= window.until && is_count(value));
             points.sort_by_key(|&(at, _)| at);
             points.dedup_by_key(|&mut (at, _)| at);
             if !points.is_empty() {
-                targets.entry(pod).or_default().entry(texts.of(labels)).or_default().push(points);
+                targets.entry(pod).or_default().entry(texts.text(labels)).or_default().push(points);
             }
         }
     }
@@ -188,24 +196,31 @@ fn targets<'a>(series: &'a [Series], window: &Window<'_>) -> Targets<'a> {
 }
 
 /// Most series of a pod are of one target: its text is written once.
-#[derive(Default)]
 pub(super) struct TargetTexts<'a> {
+    replica_labels: &'a [String],
     last: Option<(&'a Labels, String)>,
 }
 
 impl<'a> TargetTexts<'a> {
-    pub(super) fn of(&mut self, labels: &'a Labels) -> String {
-        let same = |other: &Labels| TARGET_LABELS.iter().all(|label| other.get(label) == labels.get(label));
+    pub(super) const fn of(window: &Window<'a>) -> Self {
+        Self { replica_labels: window.replica_labels, last: None }
+    }
+
+    pub(super) fn text(&mut self, labels: &'a Labels) -> String {
+        let same = |other: &Labels| {
+            target_labels(self.replica_labels).all(|label| other.get(label) == labels.get(label))
+        };
         match &self.last {
             Some((other, text)) if same(other) => text.clone(),
-            Some(_) | None => self.last.insert((labels, target_text(labels))).1.clone(),
+            Some(_) | None => self.last.insert((labels, target_text(labels, self.replica_labels))).1.clone(),
         }
     }
 }
 
-pub(super) fn target_text(labels: &Labels) -> String {
+pub(super) fn target_text(labels: &Labels, replica_labels: &[String]) -> String {
     let mut text = String::from("{");
-    for (label, value) in TARGET_LABELS.iter().filter_map(|label| Some((label, labels.get(label)?))) {
+    for (label, value) in target_labels(replica_labels).filter_map(|label| Some((label, labels.get(label)?)))
+    {
         let comma = if text.len() > 1 { "," } else { "" };
         let _ = write!(text, "{comma}{label}={value:?}");
     }
@@ -285,7 +300,15 @@ mod tests {
     }
 
     fn window(since: i64, until: i64) -> Window<'static> {
-        Window { pod_label: "pod", since, until, memory: MEMORY, rest: false, sums: false }
+        Window {
+            pod_label: "pod",
+            replica_labels: &[],
+            since,
+            until,
+            memory: MEMORY,
+            rest: false,
+            sums: false,
+        }
     }
 
     /// The increments of the only target of pod `a`, as (from, to, events, total) with times in scrapes.
@@ -491,9 +514,9 @@ mod tests {
         ) {
             // Events elsewhere are another test's subject: here they come from the same targets.
             let events: Vec<_> = events.into_iter().filter(|e| {
-                let target = target_text(&e.labels);
+                let target = target_text(&e.labels, &[]);
                 total.iter().any(|t| {
-                    t.labels["pod"] == e.labels["pod"] && target_text(&t.labels) == target
+                    t.labels["pod"] == e.labels["pod"] && target_text(&t.labels, &[]) == target
                 })
             }).collect();
             let fold = |since, until| increments(&events, &total, &window(since, until));
@@ -514,7 +537,8 @@ mod tests {
             until in any::<i64>(),
             memory in any::<i64>(),
         ) {
-            let window = Window { pod_label: "pod", since, until, memory, rest: false, sums: false };
+            let window =
+                Window { pod_label: "pod", replica_labels: &[], since, until, memory, rest: false, sums: false };
             if let Ok(samples) = increments(&events, &total, &window) {
                 for (_, _, i) in flat(&samples) {
                     prop_assert!(i.from < i.to && i.to > since && i.to <= until);

@@ -19,7 +19,7 @@ use promql_parser::parser::token::T_EQL_REGEX;
 use thiserror::Error;
 
 use super::cohorts::Sides;
-use super::increments::TARGET_LABELS;
+use super::increments::target_labels;
 
 /// What the API server appends to the name of a pod of a `ReplicaSet`.
 pub(super) const GENERATED: &str = "[a-z0-9]{5}";
@@ -35,6 +35,8 @@ pub struct Scope<'a> {
     pub pod_label: &'a str,
     /// What the names of the pods begin with: their generated rest follows. None is refused, for it would match all.
     pub pods: &'a BTreeSet<String>,
+    /// The labels that tell targets apart beside those that are known.
+    pub replica_labels: &'a [String],
     /// What the source demands of all.
     pub enforced: Option<&'a EnforcedLabel>,
 }
@@ -62,7 +64,7 @@ pub enum ScopeError {
     Expression(#[from] ExpressionError),
     /// The label of the source is no label name.
     #[error(
-        "{0:?} is no label name: correct spec.podLabel, spec.namespaceLabel or spec.enforcedLabel of the MetricSource"
+        "{0:?} is no label name: correct spec.podLabel, spec.namespaceLabel, spec.replicaLabels or spec.enforcedLabel of the MetricSource"
     )]
     Label(String),
     /// There are no pods to ask for.
@@ -120,10 +122,14 @@ pub struct Targets(String);
 
 impl Targets {
     /// `told` is the label that tells cohorts apart.
-    pub(super) fn of(pod_label: &str, told: &str) -> Self {
-        let more = Some(told).filter(|told| *told != pod_label && !TARGET_LABELS.contains(told));
-        let all = std::iter::once(pod_label).chain(TARGET_LABELS).chain(more);
-        Self(all.collect::<Vec<_>>().join(","))
+    pub(super) fn of(scope: &Scope<'_>, told: &str) -> Self {
+        let mut all = vec![scope.pod_label];
+        for label in target_labels(scope.replica_labels).chain([told]) {
+            if !all.contains(&label) {
+                all.push(label);
+            }
+        }
+        Self(all.join(","))
     }
 
     /// The sums over the series of each target, each `step_ms` of the last `range_ms`.
@@ -204,7 +210,8 @@ pub fn of_workload(
 ) -> Result<Questions, ScopeError> {
     let (namespace_label, pod_label) = (source.namespace_label(), source.pod_label());
     let enforced = source.enforced_label.as_ref();
-    let scope = Scope { namespace_label, namespace, pod_label, pods: &BTreeSet::new(), enforced };
+    let (pods, replica_labels) = (&BTreeSet::new(), source.replica_labels());
+    let scope = Scope { namespace_label, namespace, pod_label, pods, replica_labels, enforced };
     let pods = of_pods(&scope, format!("{}-[a-z0-9]+-{GENERATED}", literal(name)))?;
     questions(metric, &scope, pod_label, &pods)
 }
@@ -245,7 +252,7 @@ fn questions(
             Questions::Distribution(Folded {
                 buckets: bound(selector.clone(), "_bucket"),
                 native: bound(selector, ""),
-                by: Targets::of(scope.pod_label, told),
+                by: Targets::of(scope, told),
             })
         }
     })
@@ -269,8 +276,8 @@ pub(super) fn in_milliseconds(histogram: &str) -> bool {
 
 /// With what the source demands of all, when its labels are labels.
 fn enforced(scope: &Scope<'_>, ours: Vec<Matcher>) -> Result<Vec<Matcher>, ScopeError> {
-    let enforced = scope.enforced.map(|label| label.name.as_str());
-    for label in [scope.namespace_label, scope.pod_label].into_iter().chain(enforced) {
+    let named = scope.replica_labels.iter().chain(scope.enforced.map(|label| &label.name));
+    for label in [scope.namespace_label, scope.pod_label].into_iter().chain(named.map(String::as_str)) {
         if !is_label(label) {
             return Err(ScopeError::Label(label.to_owned()));
         }
@@ -351,8 +358,14 @@ mod tests {
 
     fn scoped_to(text: &str, namespace: &str, pods: &[&str]) -> Result<String, ScopeError> {
         let pods = pods.iter().map(|&pod| pod.to_owned()).collect();
-        let scope =
-            Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
+        let scope = Scope {
+            namespace_label: "namespace",
+            namespace,
+            pod_label: "pod",
+            pods: &pods,
+            replica_labels: &[],
+            enforced: None,
+        };
         let query = events(text, &scope)?.over(97_500);
         for (name, value) in [("cluster", "a\"} or up{\\"), ("namespace", "other")] {
             let label = EnforcedLabel { name: name.to_owned(), value: value.to_owned() };
@@ -410,6 +423,7 @@ mod tests {
             namespace: "shop",
             pod_label: "pod",
             pods: &pods,
+            replica_labels: &[],
             enforced: None,
         };
         let asked = |histogram: &str, ms| {
@@ -439,8 +453,14 @@ mod tests {
 
     fn folded(text: &str, namespace: &str) -> Result<Folded, ScopeError> {
         let pods = BTreeSet::from(["web-a-".to_owned()]);
-        let scope =
-            Scope { namespace_label: "namespace", namespace, pod_label: "pod", pods: &pods, enforced: None };
+        let scope = Scope {
+            namespace_label: "namespace",
+            namespace,
+            pod_label: "pod",
+            pods: &pods,
+            replica_labels: &[],
+            enforced: None,
+        };
         match bind(&MetricQuery::Distribution { histogram: text.to_owned() }, &scope)? {
             Questions::Distribution(folded) => Ok(folded),
             other @ (Questions::Ratio { .. }
@@ -513,11 +533,18 @@ mod tests {
         let pods = BTreeSet::from(["a".to_owned()]);
         let hostile = "x=~\".*\"} or up{y";
         let label = EnforcedLabel { name: hostile.to_owned(), value: String::new() };
-        let good =
-            Scope { namespace_label: "ns", namespace: "n", pod_label: "pod", pods: &pods, enforced: None };
+        let good = Scope {
+            namespace_label: "ns",
+            namespace: "n",
+            pod_label: "pod",
+            pods: &pods,
+            replica_labels: &[],
+            enforced: None,
+        };
         for scope in [
             Scope { namespace_label: hostile, ..good },
             Scope { pod_label: hostile, ..good },
+            Scope { replica_labels: &[hostile.to_owned()], ..good },
             Scope { enforced: Some(&label), ..good },
         ] {
             assert_eq!(events("up", &scope), Err(ScopeError::Label(hostile.to_owned())));
@@ -583,6 +610,7 @@ mod tests {
             namespace,
             pod_label: "pod",
             pods: &pods,
+            replica_labels: &[],
             enforced: Some(enforced),
         };
         let sides = Sides::of_pods(&Named::of("web", "a", "b", None), &scope)?;

@@ -139,6 +139,43 @@ async fn a_gateway_that_is_read_twice_counts_once() {
 }
 
 #[tokio::test]
+async fn what_two_servers_read_is_told_apart_by_the_labels_that_the_source_names() {
+    let metric = MetricQuery::Counter { counter: "e".to_owned() };
+    let answer = |text: &str, _: i64| {
+        let one = |server: &str| {
+            let labels = [("pod", "web-new-aaaaa"), ("job", "pods"), ("cluster", server)];
+            if text.starts_with("max by") {
+                #[allow(clippy::cast_precision_loss, reason = "small")]
+                let seconds = |n: i64| (n, (n * STEP) as f64 / 1_000.0);
+                series(&labels, &[seconds(1), seconds(2), seconds(3)])
+            } else {
+                series(&labels, &[(1, 10.0), (2, 30.0), (3, 50.0)])
+            }
+        };
+        vec![one("x"), one("y")]
+    };
+    for summed in [false, true] {
+        let mut wanted = wanted(metric.clone(), None);
+        wanted.query.summed.extend(summed.then(|| "metric".to_owned()));
+        wanted.source.replica_labels = Some(vec!["cluster".to_owned()]);
+        let (samples, asked) = fetched(&wanted, 3, answer).await;
+        let targets = samples.unwrap().metrics["metric"].pods["web-new-aaaaa"].clone();
+        let names: Vec<_> = targets.keys().map(String::as_str).collect();
+        assert_eq!(names, [r#"{job="pods",cluster="x"}"#, r#"{job="pods",cluster="y"}"#]);
+        for increments in targets.values() {
+            let events: Vec<_> = increments.iter().map(|one| (one.to / STEP, one.events)).collect();
+            assert_eq!(events, [(2, 20.0), (3, 20.0)]);
+        }
+        let by = "pod,container,endpoint,instance,job,prometheus,prometheus_replica,replica,service,cluster";
+        assert_eq!(asked.iter().all(|(text, _)| text.contains(&format!("by ({by})"))), summed, "{asked:?}");
+    }
+
+    // Nobody names it: both are of one target.
+    let (samples, _) = fetched(&wanted(metric, None), 3, answer).await;
+    assert_eq!(sums(&samples.unwrap(), "web-new-"), [(2, 40.0, 15.0), (3, 40.0, 15.0)]);
+}
+
+#[tokio::test]
 async fn a_distribution_of_a_gateway_is_folded_by_service() {
     let label = Some("exported_service".to_owned());
     let told = Cohorts { label, ..by_service() };
