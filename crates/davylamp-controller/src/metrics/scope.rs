@@ -338,7 +338,7 @@ pub(super) fn literal(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use davylamp_engine::Named;
     use promql_parser::parser::token::T_NEQ;
     use promql_parser::parser::{self, Expr};
@@ -494,7 +494,7 @@ mod tests {
     }
 
     /// The vector selectors of an expression.
-    fn selectors(expr: &Expr) -> Vec<&VectorSelector> {
+    pub(in crate::metrics) fn selectors(expr: &Expr) -> Vec<&VectorSelector> {
         match expr {
             Expr::VectorSelector(selector) => vec![selector],
             Expr::MatrixSelector(selector) => vec![&selector.vs],
@@ -603,6 +603,18 @@ mod tests {
             })
     }
 
+    /// Plain selectors, of names that may have to stand in quotes too.
+    pub(in crate::metrics) fn any_selector() -> impl Strategy<Value = String> {
+        let matchers = || prop::collection::vec(any_matcher(), 0..3);
+        prop_oneof![
+            3 => ("[a-zA-Z_:][a-zA-Z0-9_:]{0,12}", matchers())
+                .prop_map(|(name, own)| format!("{name}{{{}}}", own.join(","))),
+            1 => (any::<String>(), matchers())
+                .prop_map(|(name, own)| format!("{{{}}}", [vec![quoted(&name)], own].concat().join(","))),
+        ]
+        .prop_filter("a plain selector", |text| plain(text).is_ok())
+    }
+
     fn expression_of(text: &str, namespace: &str, enforced: &EnforcedLabel) -> Result<String, ScopeError> {
         let pods = BTreeSet::from(["web-a-".to_owned()]);
         let scope = Scope {
@@ -631,7 +643,7 @@ mod tests {
     }
 
     /// Expressions of many kinds, one within the other.
-    fn any_expression() -> impl Strategy<Value = String> {
+    pub(in crate::metrics) fn any_expression() -> impl Strategy<Value = String> {
         let selector = ("[a-z_:]{1,6}", prop::collection::vec(any_matcher(), 0..3), 0..3_u8)
             .prop_map(|(name, mut matchers, side)| {
                 match side {

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod bound;
+
 use std::sync::Mutex;
 
 use davylamp_api::MetricSourceSpec;
