@@ -7,6 +7,7 @@ mod calibration;
 mod first_release;
 mod fresh;
 mod incidents;
+mod rules;
 mod scenario;
 mod split;
 mod templates;
