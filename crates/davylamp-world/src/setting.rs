@@ -291,6 +291,8 @@ pub struct Scrapes {
     pub missing: Option<Missing>,
     /// Whether `http_request_duration_seconds` is served as a native histogram too.
     pub native_histograms: bool,
+    /// Whether each pod is scraped by a second job too, `pods-again`.
+    pub twice: bool,
 }
 
 impl Default for Scrapes {
@@ -301,6 +303,7 @@ impl Default for Scrapes {
             late: Duration::default(),
             missing: None,
             native_histograms: false,
+            twice: false,
         }
     }
 }

@@ -370,6 +370,19 @@ async fn some_pods_lack_a_label() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pods_that_are_scraped_twice_have_the_same_series_twice() {
+    let world = world(13, &json!({"scrapes": {"interval": "5s", "twice": true}}));
+    after(60).await;
+    let of = |job: &str| {
+        let mut found = ask(&world, 60, &format!("http_requests_total{{job=\"{job}\"}}[10s]"));
+        found.iter_mut().for_each(|one| assert_eq!(one.labels.remove("job").as_deref(), Some(job)));
+        found
+    };
+    let both = ask(&world, 60, "http_requests_total[10s]");
+    assert_eq!((of("pods").len(), of("pods-again"), both.len()), (6, of("pods"), 12));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_native_histogram_has_what_the_classic_one_has() {
     let of = async |native: bool| {
         let setting = json!({

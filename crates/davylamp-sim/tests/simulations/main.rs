@@ -11,6 +11,7 @@ mod rules;
 mod scenario;
 mod split;
 mod templates;
+mod writes;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -188,12 +188,17 @@ impl World {
         let now = self.now();
         let inner = self.inner();
         let mut found = Vec::new();
-        for ((namespace, pod), life) in &inner.workloads.pods {
-            let (instance, job) = if name == pod::RESTARTS {
-                ("kube-state-metrics:8080", "kube-state-metrics")
-            } else {
-                (life.pod.address.as_str(), "pods")
-            };
+        let jobs: &[&str] = if name == pod::RESTARTS {
+            &["kube-state-metrics"]
+        } else if inner.setting.scrapes.twice {
+            &["pods", "pods-again"]
+        } else {
+            &["pods"]
+        };
+        let targets = inner.workloads.pods.iter().flat_map(|pod| jobs.iter().map(move |job| (pod, *job)));
+        for (((namespace, pod), life), job) in targets {
+            let instance =
+                if name == pod::RESTARTS { "kube-state-metrics:8080" } else { life.pod.address.as_str() };
             let mut own = BTreeMap::from(
                 [
                     ("__name__", name.as_str()),
