@@ -1,4 +1,4 @@
-//! What people say to a run, and when they are told no. Steps without metrics, so that only words move them.
+//! What people say to a run, and when they are told no. Steps without metrics or so long that only words move them.
 
 use anyhow::{Result, ensure};
 use davylamp_api::conditions::{ConditionType, Reason, get};
@@ -10,6 +10,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
+use crate::cluster::evidence::{self, verify};
 use crate::cluster::shared::{World, nothing_failed, world};
 
 const RUN: &str = "shop-2-1";
@@ -86,7 +87,9 @@ async fn a_promote_passes_the_step_that_it_names_and_no_other() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_promotion_waits_for_its_pods() -> Result<()> {
     let world = world("promote-full").await?;
-    let shop = shop_that_waits(&world, &json!({})).await?;
+    // With a metric: of what was counted until the word, and after it, the record must be found again.
+    let measured = json!({"analysis": evidence::spec(&json!([]))["analysis"]});
+    let shop = shop_that_waits(&world, &measured).await?;
     let load = world.load(&shop, 100)?;
     let route = Watched::route(&shop).await?;
     // Slow to start: a weight that does not wait for the pods would be seen long before them.
@@ -109,6 +112,8 @@ async fn a_full_promotion_waits_for_its_pods() -> Result<()> {
     ensure!(run.outcome.as_deref() == Some("Promoted"));
     let path = [[100, 0], [10_000, 0], [9_000, 1_000], [0, 10_000], [100, 0]];
     ensure!(route.weights() == path, "{:?}", route.weights());
+    ensure!(run.decisions.iter().any(|d| d.rule == "Promote" && !d.metrics.is_empty()), "{run:?}");
+    verify(&world, &shop, RUN)?;
 
     // Late: the run has ended.
     shop.act("late", &json!({"verb": "promote", "run": RUN, "step": 1})).await?;

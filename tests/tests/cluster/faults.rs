@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::evidence::{self, decision, ensure_true};
+use super::evidence::{self, decision, ensure_true, verify_by};
 use super::shared::world;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,8 +75,10 @@ async fn an_outage_of_prometheus_holds_the_run_and_then_it_goes_on() -> Result<(
     ensure!(held.iter().all(|h| may.contains(h)), "the run was not held: {held:?}");
 
     let status = shop.state(Healthy, 120).await?;
-    let run = shop.ended(&status.run.context("no run")?).await?;
+    let name = status.run.context("no run")?;
+    let run = shop.ended(&name).await?;
     ensure!(run.outcome.as_deref() == Some("Promoted"), "{run:?}");
+    verify_by(&prometheus.url, &world, &shop, &name)?;
     let passed = decision(&run, "LastStepPassed")?;
     ensure_true(&prometheus.url, &["pods"], &shop, &begun, passed).await?;
     let record = passed.metrics.first().context("no evidence")?;

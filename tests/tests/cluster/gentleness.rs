@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::audit::{Audit, Request};
 use super::by_hand;
-use super::evidence::{self, decision, ensure_true};
+use super::evidence::{self, decision, ensure_true, verify};
 use super::shared::world;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,9 +35,11 @@ async fn pods_that_are_scraped_twice_count_once() -> Result<()> {
         .wait(30, "the second scrape is named", |s| s.says("AnalysisReady", "True", "DuplicateTargets"))
         .await?;
     let status = shop.state(Healthy, 120).await?;
-    let run = shop.ended(&status.run.context("no run")?).await?;
+    let name = status.run.context("no run")?;
+    let run = shop.ended(&name).await?;
     let url = &world.cluster.description.prometheus;
     ensure_true(url, &["pods", "pods-again"], &shop, &begun, decision(&run, "LastStepPassed")?).await?;
+    verify(&world, &shop, &name)?;
     ensure!(load.finish()?.counts.failed == 0);
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::audit::Audit;
 use super::by_hand;
-use super::evidence::{self, decision, ensure_true};
+use super::evidence::{self, decision, ensure_true, verify};
 use super::shared::alone;
 
 /// Whatever became of the controller: users saw each weight once, and each step was decided once.
@@ -59,12 +59,14 @@ async fn a_controller_killed_again_and_again_ends_as_one_that_was_not() -> Resul
     world.start_controller().await?;
 
     let status = shop.state(Healthy, 120).await?;
-    let run = shop.ended(&status.run.context("no run")?).await?;
+    let name = status.run.context("no run")?;
+    let run = shop.ended(&name).await?;
     let weights = [[100, 0], [10_000, 0], [7_500, 2_500], [5_000, 5_000], [0, 10_000], [100, 0]];
     ensure_once(&route, &run, &weights)?;
     let url = &world.cluster.description.prometheus;
     ensure_true(url, &["pods"], &shop, &begun, decision(&run, "StepPassed")?).await?;
     ensure_true(url, &["pods"], &shop, &begun, decision(&run, "LastStepPassed")?).await?;
+    verify(&world, &shop, &name)?;
     let summary = load.finish()?;
     ensure!(summary.counts.failed == 0, "{summary:?}");
     Ok(())
