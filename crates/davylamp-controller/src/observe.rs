@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use davylamp_api::action::RolloutAction;
 use davylamp_api::rollout::RouteRef;
+use davylamp_api::scalar::Duration;
 use davylamp_api::source::MetricSource;
 use davylamp_api::status::RolloutStatus;
 use davylamp_api::template::{AnalysisTemplate, AnalysisTemplateSpec, ClusterAnalysisTemplate, Scope};
@@ -476,7 +477,7 @@ fn source(subject: &Subject, caches: &Caches) -> Source {
         return Source::NotAllowed;
     }
     Source::Ready {
-        scrape_interval_ms: source.spec.scrape_interval.map(|interval| interval.millis()),
+        scrape_interval_ms: source.spec.scrape_interval.map(Duration::millis),
         delay_ms: source.spec.delay().millis(),
     }
 }
