@@ -1,5 +1,6 @@
 //! A run gone through once more: its record, and the samples that its source still has, must give the same evidence.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -11,8 +12,9 @@ use davylamp_api::run::{
 };
 use davylamp_api::{MetricSourceSpec, RolloutRunSpec, RolloutRunStatus, labels};
 use davylamp_controller::metrics::{PrometheusApi, Wanted, fetch_once};
-use davylamp_engine::Conduct;
-use davylamp_engine::replay::{Checked, Next, Replay};
+use davylamp_engine::observed::Samples;
+use davylamp_engine::replay::{Checked, Lacks, Next, Pair, Replay};
+use davylamp_engine::{Conduct, Query};
 use kube::Client;
 use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -22,6 +24,9 @@ use serde_json::Value;
 use crate::figures::{count, whole};
 use crate::input::objects;
 use crate::rates::address;
+
+/// So many fields that differ are told of each decision.
+const MOST_FIELDS: usize = 12;
 
 /// Which run, and where its metrics are.
 #[derive(Args, Debug)]
@@ -50,7 +55,7 @@ pub(crate) struct Verified {
     decisions: usize,
     /// The number of the first decision that does not name the one before it.
     broken_at: Option<i64>,
-    /// Those with evidence.
+    /// Those with evidence, and those whose evidence is missing.
     checked: Vec<Line>,
 }
 
@@ -64,10 +69,16 @@ struct Line {
     rule: String,
     /// The evidence is the same, and suffices for the rule.
     same: bool,
+    /// What is not in the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lacks: Option<Lacks>,
     /// The evidence of now does not suffice for the rule.
     unfounded: bool,
-    /// More pods were young than a record names: the others were taken to be warm.
+    /// As many pods were young as a record can name: if there were others, they were taken to be warm.
     young_left_out: bool,
+    /// It differs, and the source has no longer all data of this decision, which is it or one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_gone_since: Option<i64>,
     differs: Vec<Difference<MetricRecord>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gauges: Vec<Difference<GaugeRecord>>,
@@ -81,21 +92,66 @@ struct Line {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Difference<T> {
-    recorded: T,
-    now: T,
+    #[serde(skip)]
+    name: String,
+    recorded: Option<T>,
+    now: Option<T>,
 }
 
-impl<T> From<(T, T)> for Difference<T> {
-    fn from((recorded, now): (T, T)) -> Self {
-        Self { recorded, now }
+impl<T: Serialize> Difference<T> {
+    fn of((recorded, now): Pair<T>, name: impl Fn(&T) -> &str) -> Self {
+        let name = recorded.as_ref().or(now.as_ref()).map(name).unwrap_or_default().to_owned();
+        Self { name, recorded, now }
+    }
+
+    fn all(pairs: Vec<Pair<T>>, name: impl Fn(&T) -> &str) -> Vec<Self> {
+        pairs.into_iter().map(|pair| Self::of(pair, &name)).collect()
+    }
+
+    /// Of the record and of now, where both have it.
+    fn is(&self, so: impl Fn(&T, &T) -> bool) -> bool {
+        self.recorded.as_ref().zip(self.now.as_ref()).is_some_and(|(recorded, now)| so(recorded, now))
+    }
+
+    /// Both in words where those differ, and each field that differs.
+    fn tell(&self, lines: &mut Vec<String>, fields: &mut Vec<String>, said: impl Fn(&T) -> String) {
+        let name = &self.name;
+        match (&self.recorded, &self.now) {
+            (Some(recorded), Some(now)) => {
+                let (then_said, now_said) = (said(recorded), said(now));
+                if then_said != now_said {
+                    lines.push(format!("{name}: recorded {then_said}"));
+                    lines.push(format!("{}  now      {now_said}", " ".repeat(name.len())));
+                }
+                let [recorded, now] =
+                    [recorded, now].map(|one| serde_json::to_value(one).unwrap_or_default());
+                differing(name, &recorded, &now, fields);
+            }
+            (Some(_), None) => lines.push(format!("{name}: recorded, but not what the run measures")),
+            (None, _) => lines.push(format!("{name}: not in the record")),
+        }
     }
 }
 
-impl<T> Difference<T> {
-    fn print(&self, out: &mut impl Write, name: &str, said: impl Fn(&T) -> String) -> Result<()> {
-        writeln!(out, "       {name}: recorded {}", said(&self.recorded))?;
-        writeln!(out, "       {}  now      {}", " ".repeat(name.len()), said(&self.now))?;
-        Ok(())
+/// The fields that differ, by their paths.
+fn differing(path: &str, recorded: &Value, now: &Value, fields: &mut Vec<String>) {
+    if let (Value::Object(recorded), Value::Object(now)) = (recorded, now) {
+        let names: BTreeSet<&String> = recorded.keys().chain(now.keys()).collect();
+        for name in names {
+            let [recorded, now] = [recorded, now].map(|object| object.get(name).unwrap_or(&Value::Null));
+            differing(&format!("{path}.{name}"), recorded, now, fields);
+        }
+    } else if recorded != now {
+        fields.push(format!("{path}: recorded {}, now {}", plain(recorded), plain(now)));
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), |n| n.to_string()),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     }
 }
 
@@ -195,18 +251,24 @@ impl Verify {
             limits: run.source.limits,
             ..MetricSourceSpec::default()
         };
-        let api = PrometheusApi::of_terminal();
+        let mut reader = Reader {
+            api: PrometheusApi::of_terminal(),
+            namespace: run.namespace.clone(),
+            source,
+            widest: i64::MAX,
+            summed: BTreeSet::new(),
+        };
+        let records: BTreeMap<i64, &DecisionRecord> =
+            status.decisions.iter().map(|record| (record.number, record)).collect();
         let mut checked = Vec::new();
+        let mut gone = None;
         loop {
             match replay.advance() {
-                Next::Ask(query, until) => {
-                    let wanted = Wanted { query: *query, source: source.clone() };
-                    let samples = fetch_once(&api, &run.namespace, &wanted, until)
-                        .await
-                        .map_err(|error| anyhow!("--prometheus {}: {error}", self.prometheus))?;
-                    replay.take(&samples);
+                Next::Ask(query, until) => replay.take(&reader.read(*query, until).await?),
+                Next::Checked(found) => {
+                    let record = records.get(&found.number).copied().cloned().unwrap_or_default();
+                    checked.push(line(*found, record, &mut gone));
                 }
-                Next::Checked(found) => checked.push(line(*found, &status.decisions)),
                 Next::End => break,
             }
         }
@@ -219,23 +281,121 @@ impl Verify {
     }
 }
 
-fn line(checked: Checked, records: &[DecisionRecord]) -> Line {
+/// Reads windows, or the beginnings of those that are too wide to be answered at once.
+struct Reader {
+    api: PrometheusApi,
+    namespace: String,
+    source: MetricSourceSpec,
+    /// What is asked for at once, ms.
+    widest: i64,
+    /// What had too many series even in the shortest window.
+    summed: BTreeSet<String>,
+}
+
+impl Reader {
+    async fn read(&mut self, mut query: Query, until: i64) -> Result<Samples> {
+        let shortest = query.scrape_interval_ms.saturating_mul(2);
+        let (since, summable) = (query.since, std::mem::take(&mut query.summable));
+        query.summed.extend(self.summed.iter().cloned());
+        let mut wanted = Wanted { query, source: self.source.clone() };
+        loop {
+            let length = until.saturating_sub(since).min(self.widest);
+            // The run read shorter windows, which have fewer series.
+            wanted.query.summable = if length > shortest { BTreeSet::new() } else { summable.clone() };
+            match fetch_once(&self.api, &self.namespace, &wanted, since.saturating_add(length)).await {
+                Ok(samples) => {
+                    if length == self.widest {
+                        self.widest = length.saturating_mul(2);
+                    }
+                    self.summed.extend(samples.summed.iter().cloned());
+                    return Ok(samples);
+                }
+                Err(failure) if failure.is_too_wide() && length > shortest => {
+                    self.widest = (length / 2).max(shortest);
+                }
+                Err(failure) => bail!("--prometheus {}: {failure}", self.source.url),
+            }
+        }
+    }
+}
+
+/// `gone` is the first decision of which the source has less data than there was.
+fn line(checked: Checked, record: DecisionRecord, gone: &mut Option<i64>) -> Line {
     let same = checked.is_same();
-    let Checked { number, differs, gauges, split, expressions, unfounded } = checked;
-    let record = records.iter().find(|record| record.number == number).cloned().unwrap_or_default();
+    let Checked { number, lacks, differs, gauges, split, expressions, unfounded } = checked;
     let DecisionRecord { from, to, rule, young, .. } = record;
-    Line {
+    let mut line = Line {
         number,
         from,
         to,
         rule,
         same,
+        lacks,
         unfounded,
         young_left_out: young.len() >= MOST_YOUNG,
-        differs: differs.into_iter().map(Into::into).collect(),
-        gauges: gauges.into_iter().map(Into::into).collect(),
-        split: split.map(Into::into),
-        expressions: expressions.into_iter().map(Into::into).collect(),
+        data_gone_since: None,
+        differs: Difference::all(differs, |one| &one.name),
+        gauges: Difference::all(gauges, |one| &one.name),
+        split: split.map(|pair| Difference::of(pair, |_| "split")),
+        expressions: Difference::all(expressions, |one| &one.name),
+    };
+    if gone.is_none() && line.has_less_data() {
+        *gone = Some(number);
+    }
+    line.data_gone_since = gone.filter(|_| !same);
+    line
+}
+
+impl Line {
+    fn has_less_data(&self) -> bool {
+        let exposure = |one: &MetricRecord| one.canary.exposure + one.baseline.exposure;
+        let is_there = |one: &GaugeRecord| one.canary.or(one.baseline).is_some();
+        self.differs.iter().any(|one| one.is(|then, now| exposure(now) < exposure(then)))
+            || self.gauges.iter().any(|one| one.is(|then, now| is_there(then) && !is_there(now)))
+            || self.expressions.iter().any(|one| one.is(|then, now| now.values < then.values))
+    }
+
+    fn verdict(&self) -> &'static str {
+        let Self { same, lacks, unfounded, rule, .. } = self;
+        match (same, lacks, unfounded) {
+            (true, _, _) if rule == Reason::SharedIncident.as_str() => {
+                "the same; what other Rollouts noticed is not recomputed"
+            }
+            (true, _, _) => "the same",
+            (false, Some(Lacks::Evidence), _) => "NOT THE SAME: its evidence is not in the record",
+            (false, Some(Lacks::Decisions), _) => "NOT THE SAME: decisions next to it are not in the record",
+            (false, None, true) => "DIFFERS, and does not suffice",
+            (false, None, false) => "DIFFERS",
+        }
+    }
+
+    fn print(&self, out: &mut impl Write) -> Result<()> {
+        let Self { number, from, to, rule, .. } = self;
+        writeln!(out, "  {number:>3}  {:<30} {rule:<18} {}", format!("{from} -> {to}"), self.verdict())?;
+        if self.same {
+            return Ok(());
+        }
+        let (mut lines, mut fields) = (Vec::new(), Vec::new());
+        if self.young_left_out {
+            lines.push(format!(
+                "at least {MOST_YOUNG} pods were not yet warm, and the record names no more: others were taken to be warm"
+            ));
+        }
+        if let Some(since) = self.data_gone_since {
+            lines.push(format!("data since decision {since} has gone from the source"));
+        }
+        self.differs.iter().for_each(|one| one.tell(&mut lines, &mut fields, evidence));
+        self.gauges.iter().for_each(|one| one.tell(&mut lines, &mut fields, look));
+        self.split.iter().for_each(|one| one.tell(&mut lines, &mut fields, shares));
+        self.expressions.iter().for_each(|one| one.tell(&mut lines, &mut fields, value));
+        for line in lines.iter().chain(fields.iter().take(MOST_FIELDS)) {
+            writeln!(out, "       {line}")?;
+        }
+        match fields.len().saturating_sub(MOST_FIELDS) {
+            0 => {}
+            more => writeln!(out, "       and {more} more")?,
+        }
+        Ok(())
     }
 }
 
@@ -248,52 +408,10 @@ impl Verified {
     /// For people.
     pub(crate) fn print(&self, out: &mut impl Write) -> Result<()> {
         let Self { run, decisions, broken_at, checked } = self;
-        writeln!(out, "{run}: {decisions} decisions, {} of them with evidence", checked.len())?;
-        for Line {
-            number,
-            from,
-            to,
-            rule,
-            same,
-            unfounded,
-            young_left_out,
-            differs,
-            gauges,
-            split,
-            expressions,
-        } in checked
-        {
-            let verdict = match (same, unfounded) {
-                (true, _) if rule == Reason::SharedIncident.as_str() => {
-                    "the same; what other Rollouts noticed is not recomputed"
-                }
-                (true, _) => "the same",
-                (false, true) => "DIFFERS, and does not suffice",
-                (false, false) => "DIFFERS",
-            };
-            writeln!(out, "  {number:>3}  {:<30} {rule:<18} {verdict}", format!("{from} -> {to}"))?;
-            if !same && *young_left_out {
-                writeln!(
-                    out,
-                    "       more than {MOST_YOUNG} pods were not yet warm; the record names {MOST_YOUNG} of them"
-                )?;
-            }
-            for one in differs {
-                one.print(out, &one.recorded.name, evidence)?;
-                let now = &one.now;
-                if now.canary.exposure + now.baseline.exposure == 0.0 {
-                    writeln!(out, "       the source has no samples of that time any more")?;
-                }
-            }
-            for one in gauges {
-                one.print(out, &one.recorded.name, look)?;
-            }
-            if let Some(split) = split {
-                split.print(out, "split", shares)?;
-            }
-            for one in expressions {
-                one.print(out, &one.recorded.name, value)?;
-            }
+        let with_evidence = checked.iter().filter(|line| line.lacks != Some(Lacks::Evidence)).count();
+        writeln!(out, "{run}: {decisions} decisions, {with_evidence} of them with evidence")?;
+        for line in checked {
+            line.print(out)?;
         }
         match broken_at {
             Some(number) => {

@@ -13,9 +13,10 @@ use davylamp_api::run::{
 };
 use davylamp_api::scalar::Percent;
 use davylamp_api::status::StateName;
+use serde::Serialize;
 
 use crate::decision::{Named, Query};
-use crate::fold::Fold;
+use crate::fold::{Fold, Missing};
 use crate::observed::{Observed, Samples};
 use crate::program::{Conduct, step_view};
 
@@ -28,6 +29,8 @@ pub struct Replay<'a> {
     spec: &'a RolloutRunSpec,
     conduct: &'a Conduct,
     records: &'a [DecisionRecord],
+    /// The number of the record before.
+    before: Option<i64>,
     fold: Fold<'a>,
     /// The weight of which data counts.
     opened: &'a str,
@@ -48,20 +51,35 @@ pub enum Next {
 }
 
 /// What has become of a decision.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checked {
     /// Its number.
     pub number: i64,
+    /// What is not in the record. Without its evidence there is nothing to compare.
+    pub lacks: Option<Lacks>,
     /// The evidence, where it is another now: as recorded, and as it is.
-    pub differs: Vec<(MetricRecord, MetricRecord)>,
+    pub differs: Vec<Pair<MetricRecord>>,
     /// The same of gauges.
-    pub gauges: Vec<(GaugeRecord, GaugeRecord)>,
+    pub gauges: Vec<Pair<GaugeRecord>>,
     /// The same of the split of the requests.
-    pub split: Option<(SplitRecord, SplitRecord)>,
+    pub split: Option<Pair<SplitRecord>>,
     /// The same of expressions.
-    pub expressions: Vec<(ExpressionRecord, ExpressionRecord)>,
+    pub expressions: Vec<Pair<ExpressionRecord>>,
     /// The evidence as it is now does not suffice for the rule that decided.
     pub unfounded: bool,
+}
+
+/// As recorded, and as it is; None where one has it and the other not.
+pub type Pair<T> = (Option<T>, Option<T>);
+
+/// What should be in the record, and is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Lacks {
+    /// The evidence of the decision.
+    Evidence,
+    /// Decisions next to it.
+    Decisions,
 }
 
 impl Checked {
@@ -69,7 +87,7 @@ impl Checked {
     #[must_use]
     pub fn is_same(&self) -> bool {
         let same = self.differs.is_empty() && self.gauges.is_empty() && self.expressions.is_empty();
-        same && self.split.is_none() && !self.unfounded
+        same && self.split.is_none() && !self.unfounded && self.lacks.is_none()
     }
 }
 
@@ -96,6 +114,7 @@ impl<'a> Replay<'a> {
             spec,
             conduct,
             records,
+            before: None,
             fold,
             opened: "",
             summed,
@@ -125,12 +144,16 @@ impl<'a> Replay<'a> {
                 // Another weight was written meanwhile.
                 self.fold.close();
             }
-            let has_evidence =
-                !record.metrics.is_empty() || !record.gauges.is_empty() || !record.expressions.is_empty();
-            let checked = has_evidence.then(|| Box::new(self.check(record)));
+            let lacks = self.lacks(record);
+            self.before = Some(record.number);
+            let checked = match (lacks, has_evidence(record)) {
+                (_, true) => Some(Checked { lacks, ..self.check(record) }),
+                (Some(_), false) => Some(Checked { number: record.number, lacks, ..Checked::default() }),
+                (None, false) => None,
+            };
             self.fold.decided(&record.rule);
             if let Some(checked) = checked {
-                return Next::Checked(checked);
+                return Next::Checked(Box::new(checked));
             }
         }
         Next::End
@@ -176,24 +199,37 @@ impl<'a> Replay<'a> {
         self.fold.warm_from(&warm);
     }
 
+    /// Evidence is in each record of a run with metrics that says after when samples count, and wherever a rule looks at it.
+    fn lacks(&self, record: &DecisionRecord) -> Option<Lacks> {
+        let gap = record.gap == Some(true);
+        let expected = gap || record.after.is_some() || looks_at_evidence(record);
+        if expected && !has_evidence(record) && !self.conduct.analysis.is_empty() {
+            return Some(Lacks::Evidence);
+        }
+        let jumps = self.before.is_some_and(|before| before.checked_add(1) != Some(record.number));
+        (gap || jumps).then_some(Lacks::Decisions)
+    }
+
     fn check(&self, record: &DecisionRecord) -> Checked {
-        let (metrics, gauges) = (self.fold.records(), self.fold.gauges());
         let rule = |reason: Reason| record.rule == reason.as_str();
         // What other Rollouts saw stands in their own records.
         let incident = rule(Reason::Incident) || rule(Reason::Interference);
         let passes = self.fold.safe() && !self.fold.is_misrouted();
+        let silent = matches!(self.fold.missing(), Some(Missing::Canary | Missing::Everything));
         let unfounded = (rule(Reason::Regression) && !self.fold.regressed())
             || ((rule(Reason::StepPassed) || rule(Reason::LastStepPassed)) && !passes)
             || (rule(Reason::TrafficSplit) && !self.fold.is_misrouted())
             || (rule(Reason::Expression) && self.fold.exceeded().is_empty())
             || (rule(Reason::SloViolated) && self.fold.violated().is_empty())
+            || (rule(Reason::NoData) && !silent)
             || (incident && record.to == StateName::Holding.as_str() && !self.fold.in_incident());
         Checked {
             number: record.number,
-            differs: different(&record.metrics, metrics),
-            gauges: different(&record.gauges, gauges),
-            split: record.split.zip(self.fold.split()).filter(|(then, now)| then != now),
-            expressions: different(&record.expressions, self.fold.expressions()),
+            lacks: None,
+            differs: different(&record.metrics, &self.fold.records(), |one| &one.name),
+            gauges: different(&record.gauges, &self.fold.gauges(), |one| &one.name),
+            split: Some((record.split, self.fold.split())).filter(|(then, now)| then != now),
+            expressions: different(&record.expressions, &self.fold.expressions(), |one| &one.name),
             unfounded,
         }
     }
@@ -205,9 +241,38 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// What is another now: as recorded, and as it is.
-fn different<T: Clone + PartialEq>(then: &[T], now: Vec<T>) -> Vec<(T, T)> {
-    then.iter().cloned().zip(now).filter(|(then, now)| then != now).collect()
+fn has_evidence(record: &DecisionRecord) -> bool {
+    !record.metrics.is_empty() || !record.gauges.is_empty() || !record.expressions.is_empty()
+}
+
+/// The rule that decided looks at evidence. A run that has been rolled back ends with the rule that did it, and without evidence.
+fn looks_at_evidence(record: &DecisionRecord) -> bool {
+    let rule = |reason: &Reason| record.rule == reason.as_str();
+    let ends = record.from == StateName::RollingBack.as_str();
+    let holds = record.to == StateName::Holding.as_str();
+    let looks = [
+        Reason::Regression,
+        Reason::Expression,
+        Reason::StepPassed,
+        Reason::LastStepPassed,
+        Reason::TrafficSplit,
+        Reason::SloViolated,
+        Reason::NoData,
+        Reason::NoTraffic,
+        Reason::Inconclusive,
+    ];
+    !ends && (looks.iter().any(rule) || (holds && [Reason::Incident, Reason::Interference].iter().any(rule)))
+}
+
+/// What is another now, or is there only once, by name. A name that is recorded twice is there twice.
+fn different<T: Clone + PartialEq>(then: &[T], now: &[T], name: impl Fn(&T) -> &str) -> Vec<Pair<T>> {
+    let of = |all: &[T], one: &T| all.iter().find(|other| name(other) == name(one)).cloned();
+    let recorded = then.iter().enumerate().map(|(i, one)| {
+        let again = of(&then[..i], one).is_some();
+        (Some(one.clone()), of(now, one).filter(|_| !again))
+    });
+    let unrecorded = now.iter().filter(|one| of(then, one).is_none()).map(|one| (None, Some(one.clone())));
+    recorded.chain(unrecorded).filter(|(then, now)| then != now).collect()
 }
 
 /// The end of the data of a decision.

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 
 use super::cohorts::Sides;
 use super::histograms::{at_scrapes, distribution};
+use super::history::is_too_wide;
 use super::increments::{NoRatio, Window, increments, of_counter, of_gauge, target_labels};
-use super::sampler::Wanted;
+use super::sampler::{Wanted, has_many_series};
 use super::scope::{Bound, Questions, Scope, ScopeError, Targets, bind, bind_sides, in_milliseconds};
 use super::{MetricsApi, QueryError, Series};
 
@@ -34,7 +35,7 @@ const GAPS_MS: i64 = 600_000;
 
 /// Which metric could not be read, and why.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
+pub struct Failure {
     pub(super) source: String,
     pub(super) metric: String,
     pub(super) error: Box<QueryError>,
@@ -48,6 +49,12 @@ impl Failure {
         let metric = wanted.query.metrics.keys().next().cloned().unwrap_or_default();
         let source = wanted.query.source.clone();
         Self { source, metric, error: error.into(), summed: BTreeSet::new() }
+    }
+
+    /// A shorter window may be answered.
+    #[must_use]
+    pub fn is_too_wide(&self) -> bool {
+        is_too_wide(&self.error) || self.error.has_too_many_series()
     }
 }
 
@@ -113,14 +120,15 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
 }
 
 /// The increments of all metrics after [`Query::since`](davylamp_engine::Query), up to `until`, asked once; an error says which
-/// metric cannot be read, and why.
+/// metric cannot be read, and why. Only too many series are read as a sum: an answer that is too large may be one of a window that
+/// is too long.
 pub async fn fetch_once(
     api: &dyn MetricsApi,
     namespace: &str,
     wanted: &Wanted,
     until: i64,
-) -> Result<Samples, impl fmt::Display + use<>> {
-    fetch(api, &texts(namespace, wanted), wanted, until, None, QueryError::has_too_many_series).await
+) -> Result<Samples, Failure> {
+    fetch(api, &texts(namespace, wanted), wanted, until, None, has_many_series).await
 }
 
 /// How far apart the scrapes of the first metric were in the ten minutes up to `until`: the median of all targets, in ms, but

@@ -27,7 +27,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 pub use self::access::{Network, NoNetwork, SecretError, TokenError};
-pub use self::batch::fetch_once;
+pub use self::batch::{Failure, fetch_once};
 pub use self::history::WantedHistory;
 pub use self::labels::Labels;
 pub use self::prometheus::PrometheusApi;

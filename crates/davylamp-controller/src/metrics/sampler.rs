@@ -574,7 +574,7 @@ impl Inner {
 }
 
 /// Of an answer that is too long a shorter window helps, of this none.
-fn has_many_series(error: &QueryError) -> bool {
+pub(super) fn has_many_series(error: &QueryError) -> bool {
     matches!(error, QueryError::TooManySeries { .. })
 }
 

@@ -19,12 +19,12 @@ use davylamp_api::rollout::{
     Approval, Baseline, Expression, Hold, Metric, MetricRole, OnInconclusive, OnNoTraffic, SplitAction, Step,
     Then, TrafficSplit,
 };
-use davylamp_api::run::DecisionRecord;
+use davylamp_api::run::{DecisionRecord, MetricRecord};
 use davylamp_api::status::{Phase, StateName};
 use davylamp_api::{Instant, RolloutRunSpec};
 use davylamp_engine::Conduct;
 use davylamp_engine::observed::{Source, baseline_of};
-use davylamp_engine::replay::{Checked, Next, Replay};
+use davylamp_engine::replay::{Checked, Lacks, Next, Replay};
 use world::{World, hash, route, secs, spec, step};
 
 const MINUTE: i64 = 60_000;

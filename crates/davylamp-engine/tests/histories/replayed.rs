@@ -43,7 +43,9 @@ fn a_metric_that_becomes_too_wide_is_recomputed_in_both_forms() {
         metric.summed_since = None;
     }
     let found = recomputed(&world, &run, &world.records);
-    assert!(found.iter().any(|checked| checked.differs.iter().any(|(then, now)| then.canary != now.canary)));
+    let canary = |metric: &Option<MetricRecord>| metric.as_ref().map(|metric| metric.canary);
+    let differs = |checked: &Checked| checked.differs.iter().any(|(then, now)| canary(then) != canary(now));
+    assert!(found.iter().any(differs));
 }
 
 #[test]
@@ -108,4 +110,85 @@ fn a_record_that_was_changed_is_found() {
             .map(|from| Instant::from_millisecond(from.as_millisecond() + world::INTERVAL).unwrap());
     });
     assert!(early.unfounded, "{early:?}");
+}
+
+/// What has become of the decision at that place when its record, or another, is changed.
+fn changed(
+    world: &World,
+    run: &RolloutRunSpec,
+    at: usize,
+    change: impl Fn(&mut Vec<DecisionRecord>),
+) -> Checked {
+    let mut records = world.records.clone();
+    change(&mut records);
+    let number = world.records[at].number;
+    recomputed(world, run, &records).into_iter().find(|checked| checked.number == number).unwrap()
+}
+
+fn strip(record: &mut DecisionRecord) {
+    record.metrics.clear();
+    record.gauges.clear();
+    record.expressions.clear();
+    record.split = None;
+}
+
+#[test]
+fn evidence_that_is_not_in_the_record_is_told() {
+    let mut world = released(StateName::Judging);
+    let run = run(&world);
+    world.until(StateName::Finalising);
+    let places = |rule: &str| {
+        let all = world.records.iter().enumerate().filter(|(_, record)| record.rule == rule);
+        all.map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    for at in [places("StepPassed"), places("LastStepPassed"), places("Collecting")].concat() {
+        let bare = changed(&world, &run, at, |records| strip(&mut records[at]));
+        assert!(bare.lacks == Some(Lacks::Evidence) && !bare.is_same(), "{bare:?}");
+    }
+    let at = places("StepPassed")[0];
+    // Whatever else the record does not say.
+    let bare = changed(&world, &run, at, |records| {
+        strip(&mut records[at]);
+        records[at].after = None;
+    });
+    assert_eq!(bare.lacks, Some(Lacks::Evidence));
+    // What was merged into it, or lies before it.
+    let merged = changed(&world, &run, at, |records| records[at].gap = Some(true));
+    assert_eq!((merged.lacks, merged.differs.len()), (Some(Lacks::Decisions), 0));
+    let jumps = changed(&world, &run, at, |records| drop(records.remove(at - 1)));
+    assert_eq!((jumps.lacks, jumps.differs.len()), (Some(Lacks::Decisions), 0));
+    // A part of it.
+    let half = changed(&world, &run, at, |records| records[at].split = None);
+    assert!(matches!(half.split, Some((None, Some(_)))) && !half.is_same(), "{half:?}");
+    let twice = changed(&world, &run, at, |records| {
+        let again = records[at].metrics[0].clone();
+        records[at].metrics.push(again);
+    });
+    assert!(matches!(twice.differs[..], [(Some(_), None)]) && twice.lacks.is_none(), "{twice:?}");
+    let other = changed(&world, &run, at, |records| records[at].metrics[0].name = "other".to_owned());
+    assert!(matches!(other.differs[..], [(Some(_), None), (None, Some(_))]), "{other:?}");
+    // That the canary was silent.
+    let heard = changed(&world, &run, at, |records| records[at].rule = "NoData".to_owned());
+    assert!(heard.unfounded && heard.differs.is_empty(), "{heard:?}");
+}
+
+#[test]
+fn without_metrics_there_is_no_evidence_to_miss() {
+    let mut world = World::settled(spec(&[step("5%"), step("50%")], false));
+    world.release(2);
+    world.until(StateName::Judging);
+    let run = run(&world);
+    world.until(StateName::Finalising);
+    assert!(world.records.iter().any(|record| record.rule == "NotAnalysed"));
+    assert!(recomputed(&world, &run, &world.records).is_empty());
+}
+
+#[test]
+fn a_silent_canary_is_silent_once_more() {
+    let mut world = canary();
+    world.versions.get_mut(&hash(2)).unwrap().scraped = false;
+    world.release(2);
+    world.until(StateName::Paused);
+    assert_eq!(reason(&world), "NoData");
+    is_recomputed(&world, &run(&world));
 }
