@@ -349,8 +349,10 @@ fn line(checked: Checked, record: DecisionRecord, gone: &mut Option<i64>) -> Lin
 impl Line {
     fn has_less_data(&self) -> bool {
         let exposure = |one: &MetricRecord| one.canary.exposure + one.baseline.exposure;
+        // Sums have less than series, whatever the source has.
+        let alike = |one: &MetricRecord, other: &MetricRecord| one.summed_since == other.summed_since;
         let is_there = |one: &GaugeRecord| one.canary.or(one.baseline).is_some();
-        self.differs.iter().any(|one| one.is(|then, now| exposure(now) < exposure(then)))
+        self.differs.iter().any(|one| one.is(|then, now| alike(then, now) && exposure(now) < exposure(then)))
             || self.gauges.iter().any(|one| one.is(|then, now| is_there(then) && !is_there(now)))
             || self.expressions.iter().any(|one| one.is(|then, now| now.values < then.values))
     }

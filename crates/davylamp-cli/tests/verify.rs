@@ -17,13 +17,13 @@ const MINUTE: i64 = 60_000;
 /// The pods, and how many of their 300 requests between two scrapes fail.
 const PODS: [(&str, i64); 2] = [("shop-aaaaaaaaaa-aaaaa", 60), ("shop-bbbbbbbbbb-bbbbb", 3)];
 
-const NARROW: &str = r#"
+const NARROW: &str = "
 ---
 apiVersion: davylamp.dev/v1alpha1
 kind: MetricSource
 metadata: {name: default}
 spec: {url: 'http://prometheus:9090', allowedNamespaces: ['*'], scrapeInterval: 15s, delay: 5s, limits: {samples: 60}}
-"#;
+";
 
 fn verify(words: &str, input: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-davylamp"));
