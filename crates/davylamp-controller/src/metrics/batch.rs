@@ -120,8 +120,8 @@ pub(super) fn texts(namespace: &str, wanted: &Wanted) -> Result<Texts, Failure> 
 }
 
 /// The increments of all metrics after [`Query::since`](davylamp_engine::Query), up to `until`, asked once; an error says which
-/// metric cannot be read, and why. Only too many series are read as a sum: an answer that is too large may be one of a window that
-/// is too long.
+/// metric cannot be read, and why. Only too many series are read as a sum: an answer that is too large may be one of a window
+/// that is too long.
 pub async fn fetch_once(
     api: &dyn MetricsApi,
     namespace: &str,
