@@ -283,6 +283,7 @@ async fn fetch_as(
             Questions::Gauge(_) => of_gauge(&as_pods(0), &window),
             Questions::Distribution(_) => {
                 distribution(&at_scrapes(&as_pods(0), &as_pods(1), &window), &window)
+                    .ok_or_else(|| failed(metric, QueryError::MixedBuckets))?
             }
             Questions::Ratio { buckets, .. } => {
                 let window = Window { rest: buckets.is_some(), ..window };

@@ -9,6 +9,10 @@ use davylamp_engine::observed::{Bucket, Increment, MetricSamples, classic_bucket
 use super::Series;
 use super::increments::{TargetTexts, Window, is_count, pod_of, remembered};
 
+/// A library that counts and is read at once may count less below a higher bound, by a few of all; by more than this share of
+/// them, none does.
+const FALLS: f64 = 0.01;
+
 /// What [`Targets`](super::scope::Targets) and [`Folded`](super::scope::Folded) ask for, as samples at scrapes: `values` and
 /// `times` are of the same moments, what each target had counted so far, and when it was scraped, in seconds.
 #[must_use]
@@ -44,9 +48,9 @@ pub(super) fn at_scrapes(values: &[Series], times: &[Series], window: &Window<'_
 /// The increments of a histogram, of samples at scrapes. The classic histogram is read where there is one, else the native one.
 ///
 /// When anything falls, some series have begun anew or are gone: which, their sum does not tell, so that this scrape is only
-/// the base of the next increment.
+/// the base of the next increment. None when series with different buckets were added.
 #[must_use]
-pub(super) fn distribution(values: &[Series], window: &Window<'_>) -> MetricSamples {
+pub(super) fn distribution(values: &[Series], window: &Window<'_>) -> Option<MetricSamples> {
     let mut counted: BTreeMap<(&str, String), BTreeMap<i64, Counted>> = BTreeMap::new();
     let mut texts = TargetTexts::of(window);
     for one in values {
@@ -63,7 +67,8 @@ pub(super) fn distribution(values: &[Series], window: &Window<'_>) -> MetricSamp
     }
     let mut samples = MetricSamples::default();
     for ((pod, target), counted) in counted {
-        let scrapes: Vec<_> = counted.iter().map(|(at, counted)| (*at, counted.buckets())).collect();
+        let scrapes = counted.iter().map(|(at, counted)| Some((*at, counted.buckets()?)));
+        let scrapes = scrapes.collect::<Option<Vec<_>>>()?;
         let increments: Vec<_> = scrapes
             .iter()
             .zip(scrapes.iter().skip(1))
@@ -76,7 +81,7 @@ pub(super) fn distribution(values: &[Series], window: &Window<'_>) -> MetricSamp
             .collect();
         samples.pods.entry(pod.to_owned()).or_default().insert(target, increments);
     }
-    samples
+    Some(samples)
 }
 
 /// What a target had counted.
@@ -88,11 +93,14 @@ struct Counted {
 }
 
 impl Counted {
-    fn buckets(&self) -> Vec<Bucket> {
+    /// None when less is counted below a higher bound: it is not a bound of all series.
+    fn buckets(&self) -> Option<Vec<Bucket>> {
         let mut below = self.below.clone();
         below.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (bounds, counts): (Vec<_>, Vec<_>) = below.into_iter().unzip();
-        classic_buckets(&bounds, &counts).unwrap_or_else(|_| self.native.clone())
+        let most = counts.iter().copied().fold(0.0, f64::max);
+        let falls = counts.windows(2).any(|pair| pair[1] < pair[0] - FALLS * most);
+        (!falls).then(|| classic_buckets(&bounds, &counts).unwrap_or_else(|_| self.native.clone()))
     }
 }
 
@@ -169,7 +177,7 @@ mod tests {
 
     /// From, to (in scrapes) and the counts of the only target's buckets.
     fn grown(values: &[Series], times: &Series, window: &Window<'_>) -> Vec<(i64, i64, Vec<f64>)> {
-        let samples = distribution(&at_scrapes(values, std::slice::from_ref(times), window), window);
+        let samples = distribution(&at_scrapes(values, std::slice::from_ref(times), window), window).unwrap();
         let increments = samples.pods["a"]["{job=\"pods\"}"].iter();
         increments
             .map(|i| {
@@ -178,6 +186,21 @@ mod tests {
                 (scrape(i.from), scrape(i.to), i.buckets.iter().map(|b| b.count).collect())
             })
             .collect()
+    }
+
+    #[test]
+    fn sums_of_series_with_different_buckets_are_no_histogram() {
+        // Of one route 50, 90 and 100 below 0.1, 0.5 and any; of another 10 below 0.2.
+        let mixed: &[(f64, f64)] = &[(0.1, 50.0), (0.2, 10.0), (0.5, 90.0), (INF, 110.0)];
+        let (values, times) = histogram("a", &[mixed, mixed]);
+        let all = window(0, 3 * STEP);
+        let read = |values: &[Series]| {
+            distribution(&at_scrapes(values, std::slice::from_ref(&times), &all), &all).is_some()
+        };
+        assert!(!read(&values));
+        // Read while it was counted.
+        let near: &[(f64, f64)] = &[(0.1, 50.0), (0.5, 49.0), (INF, 110.0)];
+        assert!(read(&histogram("a", &[near, near]).0));
     }
 
     #[test]
@@ -192,7 +215,7 @@ mod tests {
         );
         let all = window(0, 9 * STEP);
         assert_eq!(grown(&values, &times, &all), [(1, 2, vec![4.0, 1.0, 0.0]), (2, 3, vec![0.0, 2.0, 4.0])]);
-        let buckets = distribution(&at_scrapes(&values, std::slice::from_ref(&times), &all), &all);
+        let buckets = distribution(&at_scrapes(&values, std::slice::from_ref(&times), &all), &all).unwrap();
         let bounds: Vec<_> = buckets.pods["a"]["{job=\"pods\"}"][0].buckets.iter().map(|b| b.upper).collect();
         assert_eq!(bounds, [0.1, 0.5, INF]);
         // The scrape before `since` is the base of the first, what is scraped after `until` belongs to the next window.

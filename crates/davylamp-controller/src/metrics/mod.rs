@@ -198,6 +198,11 @@ pub enum QueryError {
     /// An expression has several values.
     #[error("{0} series where one number is wanted: aggregate them, as by sum(..) or max(..)")]
     NotOneNumber(usize),
+    /// The series of one target have different buckets, so that they cannot be added.
+    #[error(
+        "the series of one pod have different buckets: select those of one layout, as by route, or give all the same"
+    )]
+    MixedBuckets,
     /// The histogram has other buckets.
     #[error("the histogram has no bucket with the bound of slowerThan{}", others(.0))]
     NoBucket(Vec<davylamp_api::scalar::Duration>),
@@ -226,6 +231,7 @@ impl QueryError {
             Self::Selector(_) => "InvalidSelector",
             Self::Unmatched(_) => "TargetsDiffer",
             Self::NotOneNumber(_) => "NotOneNumber",
+            Self::MixedBuckets => "MixedBuckets",
             Self::NoBucket(_) => "NoBucket",
         }
     }

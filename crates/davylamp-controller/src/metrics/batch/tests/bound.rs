@@ -113,8 +113,16 @@ proptest! {
             MetricQuery::Expression { query },
         ] {
             let mut wanted = Wanted { source: source.clone(), ..wanted(metric.clone(), told.clone()) };
+            let scope = Scope {
+                namespace_label,
+                namespace: &namespace,
+                pod_label,
+                pods: &BTreeSet::new(),
+                replica_labels: &[],
+                enforced: None,
+            };
             let of_workload = of_workload(&metric, &source, &namespace, "web").map(|questions| {
-                let text = Text { questions, targets: Targets::of(pod_label, pod_label), sides: None };
+                let text = Text { questions, targets: Targets::of(&scope, pod_label), sides: None };
                 Texts::from([("metric".to_owned(), text)])
             });
             let no_texts = |error: ScopeError| Failure::of_source(&wanted, error.into());
