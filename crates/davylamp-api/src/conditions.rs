@@ -156,6 +156,8 @@ names! {
         NoSeries,
         /// Pods are scraped more than once; one target of each is used.
         DuplicateTargets,
+        /// Samples arrive later than the source is said to need.
+        LateSamples,
         /// The histograms of the two versions have no bucket bound in common.
         BucketsDiffer,
         /// Pods are missing.

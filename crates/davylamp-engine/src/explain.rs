@@ -768,6 +768,7 @@ fn analysis(pass: &Pass<'_>) -> Option<Wanted> {
         Ok(()) => found_before(pass)
             .or_else(|| incomparable(pass))
             .or_else(|| duplicates(pass))
+            .or_else(|| late(pass))
             .or_else(|| wrong_split(pass))
             .or_else(|| no_series(pass))
             .or_else(|| no_value(pass))
@@ -813,6 +814,16 @@ fn duplicates(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
         "{pods} pods are scraped more than once; one target of each is used: remove the second scrape"
     );
     Some((true, Reason::DuplicateTargets, message))
+}
+
+fn late(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {
+    pass.observed.samples.as_ref().filter(|samples| samples.late > 0)?;
+    let delay = pass.conduct?.analysis.sampling?.delay;
+    let message = format!(
+        "samples arrive later than {delay} after their scrape, and what is late is left out: ask an admin to raise spec.delay of \
+         the MetricSource"
+    );
+    Some((true, Reason::LateSamples, message))
 }
 
 fn incomparable(pass: &Pass<'_>) -> Option<(bool, Reason, String)> {

@@ -247,6 +247,8 @@ pub struct Samples {
     pub metrics: BTreeMap<String, MetricSamples>,
     /// The metrics that were read as one sum for each target: there were too many series to read each.
     pub summed: BTreeSet<String>,
+    /// Increments of a time that had been read already without them: those of rounds that are folded are left out.
+    pub late: usize,
 }
 
 /// What the stable pods' history says, perhaps that nothing could be learnt.

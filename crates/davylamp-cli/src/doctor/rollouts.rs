@@ -155,7 +155,9 @@ fn level(told: &Told, phase: Phase) -> Option<Level> {
             "False",
         )
         | (ConditionType::Stalled, "True") => Some(Level::Problem),
-        (ConditionType::AnalysisReady, "True") if is(&[Reason::DuplicateTargets, Reason::TrafficSplit]) => {
+        (ConditionType::AnalysisReady, "True")
+            if is(&[Reason::DuplicateTargets, Reason::LateSamples, Reason::TrafficSplit]) =>
+        {
             Some(Level::Warning)
         }
         (ConditionType::Reconciling, "True") if phase == Phase::Paused => Some(Level::Warning),

@@ -222,7 +222,17 @@ impl Rollout {
         self.due = self.wanted.due_after(now);
         let was_failing = self.samples.as_ref().and_then(|samples| samples.failing.clone());
         match outcome {
-            Ok(samples) => {
+            Ok(mut samples) => {
+                let before = self.samples.as_ref();
+                let late = before.map_or(0, |before| before.late + later_than(before, &samples));
+                if late > 0 && before.is_some_and(|before| before.late == 0) {
+                    tracing::warn!(
+                        namespace = key.namespace,
+                        rollout = key.name,
+                        "samples come later than spec.delay of the MetricSource says"
+                    );
+                }
+                samples.late = late;
                 if was_failing.is_some() {
                     tracing::info!(
                         namespace = key.namespace,
@@ -576,6 +586,27 @@ impl Inner {
 /// Of an answer that is too long a shorter window helps, of this none.
 pub(super) fn has_many_series(error: &QueryError) -> bool {
     matches!(error, QueryError::TooManySeries { .. })
+}
+
+/// How many increments are there now of a time of which others were read before.
+fn later_than(before: &Samples, now: &Samples) -> usize {
+    if before.summed != now.summed {
+        return 0;
+    }
+    let (since, until) = (now.since.max(before.since), before.until);
+    let read = |samples: &Samples, metric: &str, pod: &str, target: &str| {
+        let pods = samples.metrics.get(metric).map(|metric| &metric.pods);
+        let increments = pods.and_then(|pods| pods.get(pod)?.get(target)).map_or(&[][..], Vec::as_slice);
+        increments.iter().filter(|one| one.to > since && one.to <= until).count()
+    };
+    let late = now.metrics.iter().flat_map(|(metric, samples)| {
+        samples.pods.iter().flat_map(move |(pod, targets)| {
+            targets.keys().map(move |target| {
+                read(now, metric, pod, target).saturating_sub(read(before, metric, pod, target))
+            })
+        })
+    });
+    late.sum()
 }
 
 /// A piece, and of what was known before it what is wanted still: an increment is the same in whatever window it is read.

@@ -136,6 +136,7 @@ fn answer(pods: &BTreeMap<String, Vec<Increment>>, query: &Query, until: i64) ->
         until,
         failing: None,
         summed: query.summed.clone(),
+        late: 0,
         metrics: query.metrics.iter().map(|(name, metric)| (name.clone(), of(metric))).collect(),
     }
 }

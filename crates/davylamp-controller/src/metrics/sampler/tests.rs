@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use davylamp_api::Instant;
 use davylamp_api::source::{EnforcedLabel, Limits};
+use davylamp_engine::observed::{Increment, MetricSamples};
 use davylamp_engine::{HistoryQuery, MetricQuery};
 use futures::future::BoxFuture;
 use promql_parser::parser::{self, Expr};
@@ -794,4 +795,21 @@ async fn the_present_comes_before_any_past() {
     assert!(learnt("a"), "what was begun is read to its end");
     scene.until(1_061).await;
     assert!(learnt("b") && learnt("c"), "whoever waited for too long goes on without");
+}
+
+#[test]
+fn what_was_not_there_when_its_time_was_read_is_late() {
+    let increment = |to: i64| Increment { from: to - 15, to, ..Increment::default() };
+    let read = |since: i64, until: i64, ends: &[i64]| {
+        let increments = ends.iter().map(|to| increment(*to)).collect();
+        let pods = [("web-new-1".to_owned(), [("a".to_owned(), increments)].into())].into();
+        let metrics = [("errors".to_owned(), MetricSamples { pods })].into();
+        Samples { since, until, metrics, ..Samples::default() }
+    };
+    let before = read(0, 60, &[10, 25, 55]);
+    assert_eq!(later_than(&before, &read(0, 75, &[10, 25, 55, 70])), 0, "70 is new");
+    assert_eq!(later_than(&before, &read(30, 75, &[55, 70])), 0, "the others are not asked for any more");
+    assert_eq!(later_than(&before, &read(0, 75, &[10, 25, 40, 55, 70])), 1);
+    let summed = Samples { summed: ["errors".to_owned()].into(), ..read(0, 75, &[10, 25, 40, 55]) };
+    assert_eq!(later_than(&before, &summed), 0, "they are read in another form");
 }
