@@ -29,8 +29,7 @@ fn buckets(seed: [i64; 3]) -> Vec<Bucket> {
     (first..first + 20).map(bucket).collect()
 }
 
-#[test]
-fn after_a_day_with_ten_metrics_a_status_is_small() {
+fn ten_metrics() -> Plan {
     let mut metrics = Vec::new();
     for i in 0..4 {
         metrics.push(json!({"name": format!("a-metric-with-a-long-name-of-a-ratio-{i}"), "ratio": {"events": "e", "total": "t"}}));
@@ -43,14 +42,27 @@ fn after_a_day_with_ten_metrics_a_status_is_small() {
             json!({"name": format!("a-metric-with-a-long-name-of-a-gauge-{i}"), "gauge": {"query": "g"}}),
         );
     }
-    let plan = plan_of(&json!(metrics));
-    let pods: BTreeMap<_, _> = ["new", "old"]
-        .into_iter()
-        .flat_map(|cohort| (0..PODS).map(move |i| (format!("shop-{cohort}-{i:05}"), Targets::new())))
-        .collect();
-    let observed = ready(&pods);
-    let (mut checkpoint, mut largest, mut until) = (opened(&plan), [0; 2], T0 + MINUTE);
-    while until <= T0 + DAY {
+    plan_of(&json!(metrics))
+}
+
+/// Of both cohorts.
+fn both() -> BTreeMap<String, Targets> {
+    let of = |cohort| (0..PODS).map(move |i| (format!("shop-{cohort}-{i:05}"), Targets::new()));
+    ["new", "old"].into_iter().flat_map(of).collect()
+}
+
+/// The last analysis, and the most bytes of a checkpoint and of an analysis, when these pods are scraped as each of these targets
+/// for so long.
+fn remembered(
+    plan: &Plan,
+    pods: &BTreeMap<String, Targets>,
+    observed: &Observed,
+    targets: &[&str],
+    length: i64,
+) -> (AnalysisStatus, [usize; 2]) {
+    let (mut checkpoint, mut largest, mut until) = (opened(plan), [0; 2], T0 + MINUTE);
+    let mut last = AnalysisStatus::default();
+    while until <= T0 + length {
         let since = checkpoint.folded_until;
         let of_metric = |(name, kind): (String, i64)| {
             let of_pod = |(i, pod): (i64, &String)| {
@@ -66,7 +78,9 @@ fn after_a_day_with_ten_metrics_a_status_is_small() {
                         if kind == 2 { 1e8 + 1e6 * noise(seed) } else { (3.0 * noise(seed)).floor() };
                     Increment { from: round * INTERVAL, to: (round + 1) * INTERVAL, events, total, buckets }
                 });
-                (pod.clone(), BTreeMap::from([("a".to_owned(), increments.collect())]))
+                let increments: Vec<_> = increments.collect();
+                let of_target = |target: &&str| ((*target).to_owned(), increments.clone());
+                (pod.clone(), targets.iter().map(of_target).collect())
             };
             (name, MetricSamples { pods: (0..).zip(pods.keys()).map(of_pod).collect() })
         };
@@ -75,25 +89,57 @@ fn after_a_day_with_ten_metrics_a_status_is_small() {
         });
         let gauges = plan.gauges.iter().map(|gauge| (gauge.name.clone(), 2));
         let metrics = kinds.chain(gauges).map(of_metric).collect();
-        let mut fold = Fold::new(&plan, &checkpoint, Percent::from_basis_points(5_000), Percent::FULL);
-        fold.take(&Samples { since, until, metrics, ..Samples::default() }, &observed, &cohorts());
+        let mut fold = Fold::new(plan, &checkpoint, Percent::from_basis_points(5_000), Percent::FULL);
+        fold.take(&Samples { since, until, metrics, ..Samples::default() }, observed, &cohorts());
         while fold.look().is_some() {}
         checkpoint = fold.checkpoint(time(until));
-        let analysis = AnalysisStatus {
+        last = AnalysisStatus {
             metrics: fold.statuses(),
             gauges: fold.gauges(),
             checkpoint: Some(checkpoint.clone()),
             ..AnalysisStatus::default()
         };
-        let sizes = [serde_json::to_string(&checkpoint), serde_json::to_string(&analysis)];
-        for (most, size) in largest.iter_mut().zip(sizes) {
-            *most = size.unwrap().len().max(*most);
+        for (most, size) in largest.iter_mut().zip([size(&checkpoint), size(&last)]) {
+            *most = size.max(*most);
         }
         until += MINUTE;
     }
-    assert!(checkpoint.folded_until > T0 + DAY - MINUTE, "all of the day was folded");
+    assert!(checkpoint.folded_until > T0 + length - MINUTE, "all of it was folded");
+    (last, largest)
+}
+
+fn size(part: &impl serde::Serialize) -> usize {
+    serde_json::to_string(part).unwrap().len()
+}
+
+#[test]
+fn after_a_day_with_ten_metrics_a_status_is_small() {
+    let pods = both();
+    let (_, largest) = remembered(&ten_metrics(), &pods, &ready(&pods), &["a"], DAY);
     // 1.2 KB a ratio with its incidents, 2 KB a distribution, 1.2 KB a gauge of ten pods: 24 KB are for all of a status.
     let [checkpoint, analysis] = largest;
     assert!(checkpoint <= 15 * 1_024, "a checkpoint of {checkpoint} bytes");
     assert!(analysis <= 18 * 1_024, "an analysis of {analysis} bytes");
+}
+
+#[test]
+fn with_many_young_pods_that_are_scraped_twice_a_status_is_small() {
+    let pods = both();
+    let mut observed = ready(&pods);
+    let young = (0..300).map(|i| (format!("checkout-5d8f9c77b1-{i:05}"), ready_since(T0 + MINUTE)));
+    observed.revisions.get_mut("new").unwrap().pods.extend(young);
+    let [one, other] = ["pods", "pods-again"].map(|job| {
+        format!("{{container=\"app\",endpoint=\"http\",instance=\"10.244.101.202:8080\",job=\"{job}\"}}")
+    });
+    let (last, [_, analysis]) = remembered(&ten_metrics(), &pods, &observed, &[&one, &other], 60 * MINUTE);
+    let checkpoint = last.checkpoint.unwrap();
+    let (young, targets) = (&checkpoint.young, &checkpoint.targets);
+    assert!(young.len() == 200 && targets.len() > 20, "{} young, {} targets", young.len(), targets.len());
+    // Where it alone takes the 24 KB of a status, nothing that is still to be told keeps its evidence.
+    assert!(
+        analysis <= 24 * 1_024,
+        "an analysis of {analysis} bytes, {} for young pods and {} for targets",
+        size(young),
+        size(targets)
+    );
 }
