@@ -8,6 +8,7 @@ mod conformance;
 mod evidence;
 mod exporter;
 mod faults;
+mod gateway;
 mod gentleness;
 mod histograms;
 mod kinds;
