@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn else_services_with_usual_names_are_told() {
-        let service = |name| object("Service", Some("monitoring"), name, &json!({"ports": [{"port": 9090}]}));
+        let spec = json!({"selector": {"app": "prometheus"}, "ports": [{"port": 9090}]});
+        let service = |name| object("Service", Some("monitoring"), name, &spec);
         let services = ["shop", "prometheus-server", "prometheus-operated"].map(service).to_vec();
         let finding = none(&[], &Ok(services));
         assert!(

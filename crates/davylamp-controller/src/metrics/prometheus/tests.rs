@@ -86,7 +86,7 @@ async fn asks_by_post_and_reads_series() {
     assert!(samples[1].1.is_nan());
     assert_eq!(
         &answer.series[1].labels["form"],
-        "query=up%7Ba%3D%22b%26c%22%7D%5B5m%5D&time=1700000000.012&timeout=10000ms"
+        "query=up%7Ba%3D%22b%26c%22%7D%5B5m%5D&time=1700000000.012&timeout=10000ms&nocache=1&latency_offset=1ms"
     );
     assert!(answer.series[2].samples.is_empty());
     let bucket = |lower, upper, count| Bucket { lower, upper, count };

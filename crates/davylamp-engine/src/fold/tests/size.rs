@@ -116,7 +116,7 @@ fn size(part: &impl serde::Serialize) -> usize {
 fn after_a_day_with_ten_metrics_a_status_is_small() {
     let pods = both();
     let (_, largest) = remembered(&ten_metrics(), &pods, &ready(&pods), &["a"], DAY);
-    // 1.2 KB a ratio with its incidents, 2 KB a distribution, 1.2 KB a gauge of ten pods: 24 KB are for all of a status.
+    // 1.2 KB a ratio with its incidents, 2 KB a distribution, 1.2 KB a gauge of ten pods.
     let [checkpoint, analysis] = largest;
     assert!(checkpoint <= 15 * 1_024, "a checkpoint of {checkpoint} bytes");
     assert!(analysis <= 18 * 1_024, "an analysis of {analysis} bytes");
@@ -135,9 +135,9 @@ fn with_many_young_pods_that_are_scraped_twice_a_status_is_small() {
     let checkpoint = last.checkpoint.unwrap();
     let (young, targets) = (&checkpoint.young, &checkpoint.targets);
     assert!(young.len() == 200 && targets.len() > 20, "{} young, {} targets", young.len(), targets.len());
-    // Where it alone takes the 24 KB of a status, nothing that is still to be told keeps its evidence.
+    // A third of what a status may take: the rest is for what is still to be told, with its evidence.
     assert!(
-        analysis <= 24 * 1_024,
+        analysis <= 32 * 1_024,
         "an analysis of {analysis} bytes, {} for young pods and {} for targets",
         size(young),
         size(targets)
