@@ -375,7 +375,9 @@ async fn pods_that_are_scraped_twice_have_the_same_series_twice() {
     after(60).await;
     let of = |job: &str| {
         let mut found = ask(&world, 60, &format!("http_requests_total{{job=\"{job}\"}}[10s]"));
-        found.iter_mut().for_each(|one| assert_eq!(one.labels.remove("job").as_deref(), Some(job)));
+        for one in &mut found {
+            assert_eq!(one.labels.remove("job").as_deref(), Some(job));
+        }
         found
     };
     let both = ask(&world, 60, "http_requests_total[10s]");

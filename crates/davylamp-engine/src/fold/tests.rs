@@ -318,8 +318,12 @@ fn a_scrape_that_is_missed_is_taken_from_the_other_target_and_never_twice() {
     // One scrape of the first is missed: its next increment is of both.
     let first = targets.get_mut("a").unwrap();
     let missed = first.remove(6);
-    first[6] =
-        Increment { from: missed.from, events: missed.events * 2.0, total: missed.total * 2.0, ..first[6].clone() };
+    first[6] = Increment {
+        from: missed.from,
+        events: missed.events * 2.0,
+        total: missed.total * 2.0,
+        ..first[6].clone()
+    };
     let (_, twice) = fold(&plan, &opened(&plan), T0 + 180 * SECOND, &all, &pods(LONG_AGO));
     let lost = exposure(&once).0 - exposure(&twice).0;
     assert!((0.0..=100.0).contains(&lost), "{lost}");

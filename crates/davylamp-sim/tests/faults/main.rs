@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use davylamp_api::run::DecisionRecord;
+use davylamp_api::run::{DecisionRecord, MetricRecord};
 use davylamp_api::scalar::Duration;
 use davylamp_sim::{Fault, Happening, Report, Scenario, What, When, simulate};
 use serde_json::Value;
@@ -203,11 +203,13 @@ fn is_chosen(name: &str) -> bool {
     Sha256::digest(name.as_bytes())[0] < 26
 }
 
-/// Where another process counted otherwise, in those decisions until which both decided by the same data. Adds how many there
-/// are with evidence.
+/// Where another process counted otherwise, in those decisions until which both decided by the same data: that of the run, and
+/// what was learnt before it, of which the limit of an incident tells. Adds how many there are with evidence.
 fn miscounted(clean: &Report, now: &Report, compared: &AtomicUsize) -> Option<String> {
     let window = |record: &DecisionRecord| {
-        let of_metrics: Vec<_> = record.metrics.iter().map(|metric| (metric.from, metric.until)).collect();
+        let learnt = |metric: &MetricRecord| metric.limit.as_ref().map(|limit| limit.rate.to_bits());
+        let of_metrics: Vec<_> =
+            record.metrics.iter().map(|metric| (metric.from, metric.until, learnt(metric))).collect();
         (record.rule.clone(), record.step, record.after, of_metrics)
     };
     let found = |run: &String| now.runs.get(run).map_or(&[][..], Vec::as_slice);
