@@ -254,8 +254,8 @@ impl Fold<'_> {
             if is_doubled(of_round) {
                 self.duplicates.insert(pod.to_owned());
                 // Which of them counted until now is not known: what is of two may be left out, and is not doubled.
-                let begun = of_round.iter().map(|one| one.from).filter(|from| *from < begin).max();
-                last = Some(last.or(begun).unwrap_or(begin));
+                let newest = of_round.iter().map(|one| one.from).filter(|from| *from < begin).max();
+                last = Some(last.or(newest).unwrap_or(begin));
             }
             for one in of_round {
                 if last.is_none_or(|last| one.from >= last) {
