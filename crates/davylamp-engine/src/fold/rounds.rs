@@ -11,6 +11,8 @@ use crate::decision::Named;
 use crate::observed::{Increment, Observed, Samples};
 use crate::program::{Exposure, MetricPlan};
 
+/// A target that was silent for so many halves of an interval begins anew, as whoever reads its samples has it.
+const SILENT_TARGET: i64 = 5;
 /// Pods that are remembered as young.
 const YOUNG: usize = 200;
 /// Rounds that one pass folds at most; the rest follows in the next.
@@ -68,8 +70,8 @@ impl Round {
 }
 
 /// Two of them overlap.
-fn is_doubled(increments: &[&Increment]) -> bool {
-    increments.windows(2).any(|pair| pair[1].from < pair[0].to)
+fn is_doubled(increments: &[(usize, &Increment)]) -> bool {
+    increments.windows(2).any(|pair| pair[1].1.from < pair[0].1.to)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a time in ms")]
@@ -224,8 +226,8 @@ impl Fold<'_> {
         self.checkpoint.t0 + (index + 1) * self.interval
     }
 
-    /// One increment after the other of whichever target: never two for one stretch of time, which would double the evidence.
-    /// Of two that are scraped all the time it stays with one. Depends on what ends in each round, not on when it was read.
+    /// The increments of one target: never two for one stretch of time, which would double the evidence. Another one follows when
+    /// it has been silent for too long to go on. Depends on what ends in each round, not on when it was read.
     fn choose<'t>(
         &mut self,
         metric: &str,
@@ -237,28 +239,37 @@ impl Fold<'_> {
         let live = || targets.values().filter(|increments| !increments.is_empty());
         let key = format!("{metric} {pod}");
         let mut last = self.checkpoint.targets.get(&key).copied();
-        let mut all: Vec<&Increment> = live().flatten().filter(|i| i.to > until).collect();
         if last.is_none() && live().nth(1).is_none() {
-            return all;
+            return live().flatten().filter(|i| i.to > until).collect();
         }
-        // Those of one target follow each other; of equal ends the order of the targets stays.
-        all.sort_by_key(|increment| increment.to);
+        let of_targets = live().enumerate().flat_map(|(n, all)| all.iter().map(move |one| (n, one)));
+        let mut all: Vec<(usize, &Increment)> = of_targets.filter(|(_, one)| one.to > until).collect();
+        all.sort_by_key(|(_, one)| one.to);
         let (t0, interval) = (self.checkpoint.t0, self.interval);
         let index = |at: i64| (at - t0 - 1).div_euclid(interval);
         let first = index(until + 1);
         let mut chosen = Vec::with_capacity(all.len());
-        for of_round in all.chunk_by(|a, b| index(a.to) == index(b.to)) {
-            let at = of_round.first().and_then(|one| usize::try_from(index(one.to) - first).ok());
+        for of_round in all.chunk_by(|(_, a), (_, b)| index(a.to) == index(b.to)) {
+            let at = of_round.first().and_then(|(_, one)| usize::try_from(index(one.to) - first).ok());
             let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { break };
-            let begin = round.end - interval;
             if is_doubled(of_round) {
                 self.duplicates.insert(pod.to_owned());
-                // Which of them counted until now is not known: what is of two may be left out, and is not doubled.
-                let newest = of_round.iter().map(|one| one.from).filter(|from| *from < begin).max();
-                last = Some(last.or(newest).unwrap_or(begin));
+                let begins = || of_round.iter().map(|(_, one)| one.from);
+                last = last.or_else(|| {
+                    if round.end - interval <= self.checkpoint.from {
+                        // Nothing has counted yet.
+                        of_round.iter().min_by_key(|(n, _)| *n).map(|(_, one)| one.from)
+                    } else {
+                        // Which of them counted until now is not known.
+                        begins().filter(|from| *from < round.end - interval).max().or_else(|| begins().min())
+                    }
+                });
             }
-            for one in of_round {
-                if last.is_none_or(|last| one.from >= last) {
+            for (_, one) in of_round {
+                let follows = |last: i64| {
+                    one.from == last || (one.from > last && 2 * (one.to - last) >= SILENT_TARGET * interval)
+                };
+                if last.is_none_or(follows) {
                     chosen.push(*one);
                     last = last.map(|_| one.to);
                 }
