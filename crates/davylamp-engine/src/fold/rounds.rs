@@ -254,16 +254,14 @@ impl Fold<'_> {
             let Some(round) = at.and_then(|at| rounds.get_mut(at)) else { break };
             if is_doubled(of_round) {
                 self.duplicates.insert(pod.to_owned());
-                let begins = || of_round.iter().map(|(_, one)| one.from);
-                last = last.or_else(|| {
-                    if round.end - interval <= self.checkpoint.from {
-                        // Nothing has counted yet.
-                        of_round.iter().min_by_key(|(n, _)| *n).map(|(_, one)| one.from)
-                    } else {
-                        // Which of them counted until now is not known.
-                        begins().filter(|from| *from < round.end - interval).max().or_else(|| begins().min())
-                    }
-                });
+                let mut firsts = BTreeMap::new();
+                for (target, one) in of_round {
+                    firsts.entry(*target).or_insert(one.from);
+                }
+                // Where something may have counted before, it is not known of which target: the latest doubles nothing.
+                let counted = round.end - interval > self.checkpoint.from;
+                let begin = if counted { firsts.values().max() } else { firsts.values().next() };
+                last = last.or(begin.copied());
             }
             for (_, one) in of_round {
                 let follows = |last: i64| {
