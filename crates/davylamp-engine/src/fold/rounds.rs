@@ -260,8 +260,8 @@ impl Fold<'_> {
                 }
                 // Where something may have counted before, it is not known of which target: the latest doubles nothing.
                 let counted = round.end - interval > self.checkpoint.from;
-                let begin = if counted { firsts.values().max() } else { firsts.values().next() };
-                last = last.or(begin.copied());
+                let begin = if counted { firsts.values().max() } else { firsts.values().next() }.copied();
+                last = last.or(begin);
             }
             for (_, one) in of_round {
                 let follows = |last: i64| {
