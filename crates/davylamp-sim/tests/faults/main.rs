@@ -236,8 +236,9 @@ fn run(case: &Case<'_>, compared: &AtomicUsize) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
     let ended = matches!(case.fault.what, What::CrashBefore | What::CrashAfter | What::HandOver);
-    // Pods that the controller scales while a step is judged come later then, and others answer.
-    let scaled = case.scenario.events.iter().any(|event| matches!(event.what, Happening::Scale(_)));
+    // What the controller answers to pods comes a second later then, so that they, or the traffic, are others.
+    let of_pods = |what: &Happening| matches!(what, Happening::Scale(_) | Happening::Lose(_));
+    let scaled = case.scenario.events.iter().any(|event| of_pods(&event.what));
     let difference = Ending::of(case.story, case.clean).difference(&Ending::of(case.story, &report));
     if ended && !scaled {
         difference.or_else(|| miscounted(case.clean, &report, compared))
