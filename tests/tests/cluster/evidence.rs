@@ -1,12 +1,13 @@
 //! Runs whose steps pass on little evidence, and what was recorded of it beside what Prometheus holds.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use davylamp_api::run::{Cohort, DecisionRecord, RolloutRunStatus};
 use davylamp_api::status::RolloutStatus;
 use davylamp_tests::program;
-use davylamp_tests::prometheus::{alone, grown_of_job, sum};
+use davylamp_tests::prometheus::{Grown, alone, grown_of_job, sum};
 use davylamp_tests::shop::{NAME, Shop};
 use serde_json::{Value, json};
 
@@ -24,8 +25,8 @@ pub(crate) fn spec(steps: &Value) -> Value {
     })
 }
 
-/// What a decision was recorded with is what one of these jobs of Prometheus holds, for both cohorts: no more, and no less but
-/// for rounds in which one cohort was alone.
+/// What a decision was recorded with is what Prometheus holds of both cohorts, of each pod by one of these jobs: no more, and
+/// no less but for rounds in which one cohort was alone.
 pub(crate) async fn ensure_true(
     url: &str,
     jobs: &[&str],
@@ -37,24 +38,38 @@ pub(crate) async fn ensure_true(
     let from = record.from.context("no window")?;
     let mut held = Vec::new();
     for job in jobs {
-        let mut grown = Vec::new();
-        for revision in [&begun.canary, &begun.stable] {
+        let mut grown = [Grown::new(), Grown::new()];
+        for (grown, revision) in grown.iter_mut().zip([&begun.canary, &begun.stable]) {
             let pods = format!("{NAME}-{}-", revision.as_ref().context("no revision")?.hash);
-            grown.push(grown_of_job(url, job, &shop.namespace, &pods, decision, record).await?);
+            *grown = grown_of_job(url, job, &shop.namespace, &pods, decision, record).await?;
         }
         held.push(grown);
     }
-    for (ours, recorded) in [(0, record.canary), (1, record.baseline)] {
-        let is_true = held.iter().any(|grown| {
-            let alone = alone(&grown[ours], &grown[1 - ours], from);
-            may_be(recorded, sum(&grown[ours]), &alone)
-        });
-        ensure!(
-            is_true && recorded.exposure > 100.0,
-            "{recorded:?} was recorded of {ours}: {decision:?}; Prometheus holds {held:?}"
-        );
-    }
+    let is_true = ways(&held).iter().any(|[canary, baseline]| {
+        may_be(record.canary, sum(canary), &alone(canary, baseline, from))
+            && may_be(record.baseline, sum(baseline), &alone(baseline, canary, from))
+    });
+    let enough = record.canary.exposure > 100.0 && record.baseline.exposure > 100.0;
+    ensure!(is_true && enough, "{decision:?}; Prometheus holds {held:?}");
     Ok(())
+}
+
+/// Every way to take what each pod counted from one of the jobs.
+fn ways(held: &[[Grown; 2]]) -> Vec<[Grown; 2]> {
+    let mut ways = vec![[Grown::new(), Grown::new()]];
+    for cohort in 0..2 {
+        let pods: BTreeSet<&String> = held.iter().flat_map(|job| job[cohort].keys()).collect();
+        for pod in pods {
+            let counted: Vec<_> = held.iter().filter_map(|job| job[cohort].get(pod)).collect();
+            let with = |way: &[Grown; 2], counted: &BTreeMap<_, _>| {
+                let mut way = way.clone();
+                way[cohort].insert(pod.clone(), counted.clone());
+                way
+            };
+            ways = ways.iter().flat_map(|way| counted.iter().map(|one| with(way, one))).collect();
+        }
+    }
+    ways
 }
 
 /// It is all of it, but for some of the rounds in which one cohort was alone.

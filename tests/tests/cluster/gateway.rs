@@ -22,7 +22,7 @@ fn told_by_gateway(cluster: &Cluster) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_version_is_rolled_back_by_what_the_gateway_counts() -> Result<()> {
-    let world = world("gateway").await?;
+    let world = world("told-by-gateway").await?;
     let mut config = OwnPrometheus::config(world.cluster, &world.namespace)?;
     let gateway =
         json!({"job_name": "gateway", "static_configs": [{"targets": [told_by_gateway(world.cluster)?]}]});

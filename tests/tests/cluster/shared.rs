@@ -13,7 +13,7 @@ use davylamp_tests::controller::Controller;
 use davylamp_tests::load::{Load, answered};
 use davylamp_tests::shop::{Options, Shop};
 use kube::Client;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
 use tokio::sync::{Mutex, MutexGuard, OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use davylamp_api::k8s_openapi::api::core::v1::Namespace;
@@ -90,7 +90,10 @@ impl World {
                 return Err(error.into());
             }
         }
-        davylamp_tests::cluster::namespace(&client, name).await?;
+        // Not one that is there, such as that of the gateway: it is deleted with the test.
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let own = Namespace { metadata, ..Namespace::default() };
+        Api::all(client.clone()).create(&PostParams::default(), &own).await?;
         Ok(Self { cluster: &shared.cluster, client, namespace: name.to_owned(), shared, _calm: calm })
     }
 
